@@ -1,0 +1,1 @@
+"""What registers change: token norms, attention and more, with figures and a report."""

@@ -1,0 +1,24 @@
+"""Vision transformers with registers in JAX: the model, and the ways to look inside it.
+
+The public names are imported on first use, so that `--help` of a command needs no JAX.
+"""
+
+import importlib
+
+_HOME = {
+    "DeiT3": "regvit_jax.model",
+    "InputError": "regvit_jax.errors",
+    "TokenLayout": "regvit_jax.tokens",
+    "VARIANTS": "regvit_jax.config",
+    "ViTConfig": "regvit_jax.config",
+    "load": "regvit_jax.checkpoint",
+    "save": "regvit_jax.checkpoint",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'regvit_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,0 +1,252 @@
+"""What is in a checkpoint directory, and how is it written so that it is whole or absent?
+
+`config.json` says what the model is and where its weights come from; `params/` is an Orbax tree of
+host arrays, which opens on any number of devices. Orbax is imported nowhere else but in
+`train/state.py`.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from regvit_jax.config import ViTConfig
+from regvit_jax.errors import InputError
+from regvit_jax.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from regvit_jax.model import DeiT3
+
+FORMAT = 1
+CONFIG_FILE, PARAMS_FOLDER = "config.json", "params"
+MODEL_FOLDER = "model"
+"""Where a training run keeps its newest checkpoint directory."""
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointInfo:
+    """All that a checkpoint directory says about its weights."""
+
+    model: ViTConfig
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Where the weights come from: the training run, or the file with its SHA-256."""
+    class_names: tuple[str, ...] = ()
+    """What the head's outputs stand for; empty where unknown."""
+    preprocess: Preprocess = Preprocess()
+    """What evaluation does to an image."""
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def save(
+    directory: str | Path, params: Params, info: CheckpointInfo, overwrite: bool = False
+) -> None:
+    """Writes a checkpoint directory, which appears only when it is complete.
+
+    Raises:
+      InputError: If the directory exists and `overwrite` is not set, or the parameters do not fit
+        the configuration.
+    """
+    import orbax.checkpoint as ocp
+
+    directory = Path(directory).resolve()
+    if directory.exists() and not overwrite:
+        raise InputError(f"{directory} exists already. Choose another name, or remove it first.")
+    host_params = {name: np.asarray(value) for name, value in flatten(params).items()}
+    _check(directory, info.model, {k: (v.shape, str(v.dtype)) for k, v in host_params.items()})
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(partial / PARAMS_FOLDER, unflatten(host_params))
+        (partial / CONFIG_FILE).write_text(json.dumps(_to_json(info), indent=2) + "\n")
+        _move(partial, directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load(directory: str | Path, dtype: Any = np.float32) -> "tuple[DeiT3, Params]":
+    """The model and its parameters, from a checkpoint directory or a training run's.
+
+    Args:
+      directory: What `regvit-convert import` or `regvit-train` wrote.
+      dtype: Of the matrix products' inputs; the parameters stay as they are.
+
+    Raises:
+      InputError: If it is no checkpoint directory, or its tensors are not exactly the model's.
+    """
+    import jax.numpy as jnp
+    import orbax.checkpoint as ocp
+
+    from regvit_jax.model import DeiT3
+
+    directory = resolve(directory)
+    info = read_info(directory)
+    path = directory / PARAMS_FOLDER
+    with ocp.StandardCheckpointer() as checkpointer:
+        try:
+            found = flatten(dict(checkpointer.metadata(path).item_metadata.tree))
+            described = {k: (tuple(v.shape), str(np.dtype(v.dtype))) for k, v in found.items()}
+            _check(directory, info.model, described)
+            template = {k: np.zeros(shape, kind) for k, (shape, kind) in described.items()}
+            params = checkpointer.restore(path, unflatten(template))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"The weights in {path} are damaged or cut short ({type(error).__name__}: "
+                f"{str(error).splitlines()[0][:200]}). Convert or copy the checkpoint again."
+            ) from error
+    return DeiT3(info.model, dtype=jnp.dtype(dtype)), params
+
+
+def read_info(directory: str | Path) -> CheckpointInfo:
+    """What a checkpoint directory's `config.json` says; needs no JAX.
+
+    Raises:
+      InputError: If it is no checkpoint directory of this version.
+    """
+    directory = resolve(directory)
+    path = directory / CONFIG_FILE
+    try:
+        values = json.loads(path.read_text())
+        if values["format"] != FORMAT:
+            raise InputError(
+                f"{path} has format {values['format']!r}, this version reads {FORMAT}."
+            )
+        preprocess = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values["preprocess"].items()
+        }
+        return CheckpointInfo(
+            model=ViTConfig.from_json(values["model"]),
+            source=values["source"],
+            class_names=tuple(values["class_names"]),
+            preprocess=Preprocess(**preprocess),
+            metrics=values["metrics"],
+        )
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} is not a checkpoint's configuration ({type(error).__name__}: {error})."
+        ) from error
+
+
+def resolve(directory: str | Path) -> Path:
+    """The checkpoint directory that a path means: itself, or the newest of a training run.
+
+    Raises:
+      InputError: If the path is neither; says what to do with a PyTorch file.
+    """
+    directory = Path(directory).resolve()
+    for candidate in (directory, directory / MODEL_FOLDER):
+        if (candidate / CONFIG_FILE).is_file():
+            return candidate
+    if directory.is_file():
+        raise InputError(
+            f"{directory} is a file, not a checkpoint directory. If it holds PyTorch weights, run "
+            f"`regvit-convert import {directory} {directory.with_suffix('')}` first."
+        )
+    if not directory.exists():
+        raise InputError(f"There is no checkpoint directory {directory}.")
+    raise InputError(
+        f"{directory} is not a checkpoint directory: it has no {CONFIG_FILE}. Expected what "
+        "`regvit-convert import` or `regvit-train run` wrote."
+    )
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested dictionaries under their "/"-joined names."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= flatten(value, f"{prefix}{name}/")
+        else:
+            leaves[prefix + name] = value
+    return leaves
+
+
+def unflatten(leaves: Mapping[str, Any]) -> Params:
+    """The nested dictionaries that `flatten` took apart."""
+    tree: Params = {}
+    for name, value in leaves.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree
+
+
+def parameter_shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
+    """The "/"-joined name and shape of every parameter of a model."""
+    import jax
+    import jax.numpy as jnp
+
+    from regvit_jax.model import DeiT3
+
+    images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
+    params = jax.eval_shape(DeiT3(config).init, jax.random.key(0), images)["params"]
+    return {name: leaf.shape for name, leaf in flatten(params).items()}
+
+
+def _check(
+    directory: Path, config: ViTConfig, found: Mapping[str, tuple[tuple[int, ...], str]]
+) -> None:
+    """Raises one error that names every tensor that is missing, unknown or of another kind."""
+    expected = parameter_shapes(config)
+    problems = [f"missing {name} {expected[name]}" for name in sorted(expected.keys() - found)]
+    problems += [f"unknown {name} {found[name][0]}" for name in sorted(found.keys() - expected)]
+    for name in sorted(expected.keys() & found.keys()):
+        shape, dtype = found[name]
+        if tuple(shape) != expected[name]:
+            problems.append(f"{name} has shape {tuple(shape)}, expected {expected[name]}")
+        if dtype != "float32":
+            problems.append(f"{name} is {dtype}, expected float32")
+    if problems:
+        raise InputError(
+            f"The weights of {directory} do not fit its configuration:\n  " + "\n  ".join(problems)
+        )
+
+
+def _move(partial: Path, directory: Path) -> None:
+    """Puts a finished directory in its place; a checkpoint that was there is kept until then."""
+    previous = directory.with_name(f".{directory.name}.previous-{os.getpid()}")
+    if directory.exists():
+        directory.rename(previous)
+    partial.rename(directory)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _to_json(info: CheckpointInfo) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "model": dataclasses.asdict(info.model),
+        "source": dict(info.source),
+        "class_names": list(info.class_names),
+        "preprocess": dataclasses.asdict(info.preprocess),
+        "metrics": dict(info.metrics),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that results depend on."""
+    names = ("regvit-jax", "jax", "jaxlib", "flax", "numpy", "orbax-checkpoint", "pillow")
+    installed = {dist for dist in names if _installed(dist)}
+    return {name: importlib.metadata.version(name) for name in names if name in installed}
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,200 @@
+"""Where do images come from, and how do they arrive in batches, decoded in parallel?"""
+
+import collections
+import dataclasses
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
+
+from regvit_jax.errors import InputError
+from regvit_jax.images import SUFFIXES, read_image
+from regvit_jax.preprocess import Preprocess
+
+
+class Sample(NamedTuple):
+    """One image of a source, as it is stored."""
+
+    image: Image.Image
+    """RGB, upright."""
+    label: int
+    """Index into the source's class names; -1 where there is none."""
+    boxes: Float[np.ndarray, "m 4"]
+    """Objects (x0, y0, x1, y1), half-open, in pixels of the file; none where unknown."""
+
+
+class Source(Protocol):
+    """Images in a fixed order, read at random."""
+
+    name: str
+    """What results call the source."""
+    class_names: tuple[str, ...]
+    """Empty where images have no labels."""
+    file_names: tuple[str, ...]
+    """What each image is called, relative to the source."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+class Batch(NamedTuple):
+    """Images side by side; a last, smaller batch is padded with black ones."""
+
+    pixels: UInt8[np.ndarray, "b h w 3"]
+    labels: Int[np.ndarray, " b"]
+    indices: Int[np.ndarray, " b"]
+    """Places in the source; -1 for padding."""
+
+    @property
+    def is_real(self) -> Bool[np.ndarray, " b"]:
+        return self.indices >= 0
+
+
+NO_BOXES = np.zeros((0, 4))
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSource:
+    """The images of a folder, sorted by path; folders inside it are classes."""
+
+    root: Path
+    file_names: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.root)
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    def __getitem__(self, index: int) -> Sample:
+        name = self.file_names[index]
+        label = self.class_names.index(name.split("/")[0]) if self.class_names else -1
+        return Sample(read_image(self.root / name), label, NO_BOXES)
+
+    @classmethod
+    def open(cls, root: Path) -> "FolderSource":
+        """The images below a folder: directly in it, or in one folder a class.
+
+        Raises:
+          InputError: If there is no such folder, or no image in it.
+        """
+        if not root.is_dir():
+            raise InputError(f"There is no folder {root}. Expected images, or one folder a class.")
+        files = sorted(
+            path.relative_to(root).as_posix()
+            for path in root.rglob("*")
+            if path.suffix.lower() in SUFFIXES and path.is_file()
+        )
+        if not files:
+            raise InputError(
+                f"There are no images in {root} (looked for {', '.join(sorted(SUFFIXES))}, in "
+                "folders inside it too)."
+            )
+        in_classes = all("/" in name for name in files)
+        classes = sorted({name.split("/")[0] for name in files}) if in_classes else []
+        return cls(root, tuple(files), tuple(classes))
+
+
+def open_source(data: str, split: str = "val") -> Source:
+    """The images that a command's `--data` names.
+
+    Args:
+      data: "digits" for the embedded data set (`regvit_jax.digits`), else a folder of images or
+        of class folders; a folder with a folder `split` in it stands for that one.
+      split: "train" or "val".
+
+    Raises:
+      InputError: If there are no images there.
+    """
+    root = Path(data)
+    if data == "digits" and not root.exists():
+        from regvit_jax.digits import DigitsSource
+
+        return DigitsSource.open(split)
+    if (root / split).is_dir():
+        root = root / split
+    return FolderSource.open(root)
+
+
+class Batches:
+    """The images of a source in order, decoded by threads ahead of the reader.
+
+    Args:
+      source: Where the images come from.
+      preprocess: What becomes of each; the result's size is the batch's.
+      batch_size: Images in a batch; the last one is padded.
+      indices: Which images, in which order; all unless given.
+      workers: Decoding threads; one per core unless given.
+      skip_unreadable: Leave out images that cannot be read, instead of stopping.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        preprocess: Preprocess,
+        batch_size: int,
+        indices: Int[np.ndarray, " n"] | None = None,
+        workers: int | None = None,
+        skip_unreadable: bool = False,
+    ) -> None:
+        self.source, self.preprocess, self.batch_size = source, preprocess, batch_size
+        self.indices = np.arange(len(source)) if indices is None else indices
+        self.workers = workers or os.cpu_count() or 1
+        self.skip_unreadable = skip_unreadable
+        self.skipped: list[str] = []
+        """Messages of the images that were left out so far."""
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        rows = []
+        for row in self._rows():
+            rows.append(row)
+            if len(rows) == self.batch_size:
+                yield self._batch(rows)
+                rows = []
+        if rows:
+            yield self._batch(rows)
+
+    def _rows(self) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], int, int]]:
+        """Pixels, label and index of each readable image, in order; at most two batches ahead."""
+        pending: collections.deque = collections.deque()
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
+            try:
+                for index in self.indices:
+                    pending.append(pool.submit(self._read, int(index)))
+                    if len(pending) > 2 * self.batch_size:
+                        yield from self._result(pending.popleft())
+                while pending:
+                    yield from self._result(pending.popleft())
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, index: int):
+        sample = self.source[index]
+        return self.preprocess.pixels(sample.image), sample.label, index
+
+    def _result(self, future):
+        try:
+            yield future.result()
+        except InputError as error:
+            if not self.skip_unreadable:
+                raise InputError(f"{error} To leave such images out: --skip-unreadable.") from None
+            self.skipped.append(str(error))
+
+    def _batch(self, rows) -> Batch:
+        size = self.batch_size
+        pixels = np.zeros((size, self.preprocess.height, self.preprocess.width, 3), np.uint8)
+        labels, indices = np.full(size, -1), np.full(size, -1)
+        for i, (image, label, index) in enumerate(rows):
+            pixels[i], labels[i], indices[i] = image, label, index
+        return Batch(pixels, labels, indices)

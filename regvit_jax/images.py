@@ -1,0 +1,53 @@
+"""How does a file become three channels of 8 bits? Whatever camera or program wrote it."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from regvit_jax.errors import InputError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"})
+
+# Pillow's modes of 16 bits and more; `convert` would clip them instead of scaling.
+_DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
+
+
+def read_image(file: Path | bytes, name: str | None = None) -> Image.Image:
+    """An image in RGB, turned upright by its EXIF orientation.
+
+    Grey, palette, CMYK and 16-bit files are converted; transparency is dropped.
+
+    Args:
+      file: A path, or the bytes of an encoded image.
+      name: What error messages call the image; the path unless given.
+
+    Raises:
+      InputError: If the file is missing, no image, or cut short.
+    """
+    name = name or (str(file) if isinstance(file, Path) else "the image")
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            return _to_rgb(upright)
+    except FileNotFoundError:
+        raise InputError(f"There is no image at {name}.") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{name} is not an image that Pillow can read.") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{name} is damaged or cut short ({error}).") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _DEEP_MODES:
+        depth = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray((depth >> 8).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def to_array(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of an RGB image."""
+    return np.asarray(image, dtype=np.uint8)

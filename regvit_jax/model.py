@@ -1,0 +1,307 @@
+"""DeiT-III with registers: one forward pass, which hands over everything it computed.
+
+Letters: b images, h w pixels, p patch size, n patches, r registers, t = 1 + r + n tokens, k heads,
+e width of a head, d = k e width of a token, m width of the MLP, c classes.
+
+Reference: arXiv:2204.07118 (DeiT III), arXiv:2309.16588 (registers); `models_v2.py` of
+facebookresearch/deit and of the study, whose parameters convert without a change.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import einops
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from regvit_jax.attention import attend, attention_weights
+from regvit_jax.chunks import chunk_size, map_chunks
+from regvit_jax.config import ViTConfig
+from regvit_jax.errors import InputError
+from regvit_jax.positions import resample_pos_embed
+from regvit_jax.tokens import TokenLayout, resolve_layers
+
+LAYER_NORM_EPSILON = 1e-6
+
+Edit = Callable[[int, Float[Array, "b t d"]], Float[Array, "b t d"]]
+"""Changes the stream after block i: `edit(i, tokens) -> tokens`."""
+
+
+class BlockTrace(NamedTuple):
+    """What one block computed."""
+
+    query: Float[Array, "b k t e"]
+    """With bias, before scaling by 1 / sqrt(e)."""
+    key: Float[Array, "b k t e"]
+    value: Float[Array, "b k t e"]
+    attn: Float[Array, "b k t t"]
+    """Softmax attention: every row adds up to 1."""
+    after_attn: Float[Array, "b t d"]
+    """Residual stream between attention and MLP."""
+    hidden: Float[Array, "b t m"]
+    """Units of the MLP after GELU."""
+    tokens: Float[Array, "b t d"]
+    """Residual stream leaving the block."""
+
+
+class ViTTrace(NamedTuple):
+    """What one forward pass computed."""
+
+    patch_embed: Float[Array, "b n d"]
+    """The patch convolution's output, before positions."""
+    embedded: Float[Array, "b t d"]
+    """Tokens entering block 0: CLS, registers, patches with positions."""
+    blocks: tuple[BlockTrace | None, ...]
+    """By block index from 0; None where `layers` left the block out."""
+    normed: Float[Array, "b t d"]
+    """After the last LayerNorm."""
+    logits: Float[Array, "b c"]
+
+
+class Dense(nn.Module):
+    """A dense layer whose result is float32, whatever the type of the product's inputs."""
+
+    features: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *t i"]) -> Float[Array, "b *t o"]:
+        kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return _product(x, kernel, self.dtype) + bias
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused query-key-value product."""
+
+    config: ViTConfig
+    dtype: jnp.dtype
+
+    def setup(self) -> None:
+        self.qkv = Dense(3 * self.config.embed_dim, self.dtype)
+        self.proj = Dense(self.config.embed_dim, self.dtype)
+
+    def __call__(self, x: Float[Array, "b t d"]):
+        query, key, value = einops.rearrange(
+            self.qkv(x).astype(self.dtype),
+            "b t (three k e) -> three b k t e",
+            three=3,
+            k=self.config.num_heads,
+        )
+        out = einops.rearrange(attend(query, key, value), "b k t e -> b t (k e)")
+        return self.proj(out), (query, key, value, attention_weights(query, key))
+
+
+class Mlp(nn.Module):
+    """Two dense layers with exact GELU between them."""
+
+    config: ViTConfig
+    dtype: jnp.dtype
+
+    def setup(self) -> None:
+        self.fc1 = Dense(self.config.mlp_dim, self.dtype)
+        self.fc2 = Dense(self.config.embed_dim, self.dtype)
+
+    def __call__(self, x: Float[Array, "b t d"]):
+        hidden = _gelu(self.fc1(x))
+        return self.fc2(hidden), hidden
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, each scaled per channel and added to the residual stream."""
+
+    config: ViTConfig
+    dtype: jnp.dtype
+
+    def setup(self) -> None:
+        layer_scale = nn.initializers.constant(self.config.layer_scale_init)
+        self.norm1 = _layer_norm()
+        self.attn = Attention(self.config, self.dtype)
+        self.ls1 = self.param("ls1", layer_scale, (self.config.embed_dim,))
+        self.norm2 = _layer_norm()
+        self.mlp = Mlp(self.config, self.dtype)
+        self.ls2 = self.param("ls2", layer_scale, (self.config.embed_dim,))
+
+    def __call__(
+        self, x: Float[Array, "b t d"], drop_path: Float[Array, "b 2"] | None = None
+    ) -> BlockTrace:
+        attn_out, (query, key, value, attn) = self.attn(self.norm1(x))
+        x = after_attn = x + _keep(self.ls1 * attn_out, drop_path, branch=0)
+        mlp_out, hidden = self.mlp(self.norm2(x))
+        x = x + _keep(self.ls2 * mlp_out, drop_path, branch=1)
+        return BlockTrace(query, key, value, attn, after_attn, hidden, tokens=x)
+
+
+class PatchEmbed(nn.Module):
+    """A convolution whose kernel and stride are one patch, as a matrix product."""
+
+    config: ViTConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
+        size, dim = self.config.patch_size, self.config.embed_dim
+        # torch's default for a convolution, which DeiT leaves as it is.
+        bound = (size * size * 3) ** -0.5
+        uniform = _symmetric_uniform(bound)
+        kernel = self.param("kernel", uniform, (size, size, 3, dim))
+        bias = self.param("bias", uniform, (dim,))
+        return (
+            _product(patchify(images, size), kernel.reshape(size * size * 3, dim), self.dtype)
+            + bias
+        )
+
+
+class DeiT3(nn.Module):
+    """A vision transformer with registers; images are channels last and normalised.
+
+    `dtype` is the type of the matrix products' inputs. Parameters, the residual stream, LayerNorm
+    and softmax are float32 whatever it is. The module draws no random numbers: drop-path is an
+    argument (`regvit_jax.drop_path`).
+    """
+
+    config: ViTConfig
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        config, normal = self.config, nn.initializers.normal(0.02)
+        dim = config.embed_dim
+        self.patch_embed = PatchEmbed(config, self.dtype)
+        self.cls_token = self.param("cls_token", normal, (1, 1, dim))
+        if config.num_registers:
+            register_init = nn.initializers.normal(config.register_init_std)
+            self.reg_tokens = self.param(
+                "reg_tokens", register_init, (1, config.num_registers, dim)
+            )
+        rows, cols = config.grid
+        self.pos_embed = self.param("pos_embed", normal, (1, rows * cols, dim))
+        self.blocks = [Block(config, self.dtype) for _ in range(config.depth)]
+        self.norm = _layer_norm()
+        self.head = Dense(config.num_classes, self.dtype)
+
+    def __call__(
+        self, images: Float[Array, "b h w 3"], drop_path: Float[Array, "b l 2"] | None = None
+    ) -> Float[Array, "b c"]:
+        """Logits of a batch of images.
+
+        Args:
+          images: Normalised; any height and width that the patch size divides.
+          drop_path: Factors of every image's residual branches, two for each of the l blocks.
+
+        Raises:
+          InputError: If the patch size does not divide the image.
+        """
+        return self.trace(images, layers=(), drop_path=drop_path).logits
+
+    def trace(
+        self,
+        images: Float[Array, "b h w 3"],
+        layers: int | Sequence[int] | None = None,
+        edit: Edit | None = None,
+        drop_path: Float[Array, "b l 2"] | None = None,
+    ) -> ViTTrace:
+        """Everything that the forward pass computes; what the caller drops costs nothing under jit.
+
+        Args:
+          images: As for `__call__`.
+          layers: Blocks to keep: None is all, n the last n, indices may be negative.
+          edit: Changes the stream after each block, before the next one reads it.
+          drop_path: As for `__call__`.
+
+        Raises:
+          InputError: If the patch size does not divide the image, or a block does not exist.
+        """
+        kept = resolve_layers(layers, self.config.depth)
+        small = images.shape[0] <= chunk_size(images.shape[0])
+        if small or edit is not None or drop_path is not None or self.is_initializing():
+            return self._forward(images, kept, edit, drop_path)
+        model, variables = self.unbind()
+        return map_chunks(
+            lambda chunk: model.apply(variables, chunk, kept, method="_forward"), images
+        )
+
+    @nn.nowrap
+    def layout(self, image_shape: Sequence[int]) -> TokenLayout:
+        """Where each kind of token sits for images of shape (..., h, w, channels).
+
+        Raises:
+          InputError: If the patch size does not divide the image.
+        """
+        height, width = image_shape[-3:-1]
+        size = self.config.patch_size
+        if height % size or width % size:
+            raise InputError(
+                f"Images of {height} x {width} px do not divide into patches of {size} px. Crop or "
+                f"pad them to a multiple of {size}."
+            )
+        return TokenLayout(self.config.num_registers, (height // size, width // size))
+
+    def _forward(self, images, kept=(), edit=None, drop_path=None) -> ViTTrace:
+        patches = self.patch_embed(images)
+        x = embedded = self._embed(patches, self.layout(images.shape))
+        blocks: list[BlockTrace | None] = []
+        for layer, block in enumerate(self.blocks):
+            trace = block(x, None if drop_path is None else drop_path[:, layer])
+            blocks.append(trace if layer in kept else None)
+            x = trace.tokens if edit is None else edit(layer, trace.tokens)
+        normed = self.norm(x)
+        return ViTTrace(patches, embedded, tuple(blocks), normed, self.head(normed[:, 0]))
+
+    def _embed(self, patches, layout: TokenLayout) -> Float[Array, "b t d"]:
+        """CLS, registers and patches in one sequence; only patches have a position."""
+        config = self.config
+        pos_embed = resample_pos_embed(
+            self.pos_embed, config.grid, layout.grid, config.pos_resampling
+        )
+        prefix = [self.cls_token, self.reg_tokens] if config.num_registers else [self.cls_token]
+        batch, _, dim = patches.shape
+        prefix = [jnp.broadcast_to(token, (batch, token.shape[1], dim)) for token in prefix]
+        return jnp.concatenate([*prefix, patches + pos_embed], axis=1)
+
+
+def patchify(images: Float[Array, "b h w c"], patch_size: int) -> Float[Array, "b n v"]:
+    """The v = p p c pixel values of each patch, in the order of the patch tokens (row by row)."""
+    return einops.rearrange(
+        images, "b (gh p) (gw q) c -> b (gh gw) (p q c)", p=patch_size, q=patch_size
+    )
+
+
+def unpatchify(
+    patches: Float[Array, "b n v"], patch_size: int, grid: tuple[int, int]
+) -> Float[Array, "b h w c"]:
+    """The images that `patchify` cut up."""
+    return einops.rearrange(
+        patches,
+        "b (gh gw) (p q c) -> b (gh p) (gw q) c",
+        gh=grid[0],
+        gw=grid[1],
+        p=patch_size,
+        q=patch_size,
+    )
+
+
+def _product(x, kernel, dtype):
+    """A product that adds up in float32, which is also what makes bfloat16 fast on a CPU."""
+    return jnp.matmul(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def _keep(branch_out, drop_path, branch: int):
+    return branch_out if drop_path is None else branch_out * drop_path[:, branch, None, None]
+
+
+def _gelu(x: Float[Array, "b t m"]) -> Float[Array, "b t m"]:
+    """Exact GELU. XLA's erf is twice as fast on a CPU as the erfc of `jax.nn.gelu`."""
+    return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
+
+
+def _layer_norm() -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON)
+
+
+def _symmetric_uniform(bound: float):
+    def init(rng, shape, dtype=jnp.float32):
+        return jax.random.uniform(rng, shape, dtype, -bound, bound)
+
+    return init

@@ -1,0 +1,105 @@
+"""Which pixels does the model see? One owner for resizing, cropping and normalisation."""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from PIL import Image
+
+from regvit_jax.errors import InputError
+from regvit_jax.images import to_array
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+    """From an image of any size to the model's input; the default is DeiT-III's evaluation.
+
+    Reference: `torchvision.transforms` on PIL images: Resize, CenterCrop, Normalize.
+    """
+
+    height: int = 224
+    """Height of the result, in pixels."""
+    width: int = 224
+    """Width of the result, in pixels."""
+    resize: Literal["crop", "squash"] = "crop"
+    """"crop": short side to `short_side`, then the centre; "squash": both sides to the result's."""
+    short_side: int = 224
+    """Pixels of the short side before cropping."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """Pillow's antialiased filter."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Subtracted from each channel, for pixels in [0, 1]."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Divides each channel, after the mean."""
+
+    def __post_init__(self) -> None:
+        if self.resize == "crop" and self.short_side < max(self.height, self.width):
+            raise InputError(
+                f"short_side {self.short_side} px is smaller than the crop of "
+                f"{self.height} x {self.width} px."
+            )
+
+    def pixels(self, image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+        """The resized and cropped pixels of an RGB image."""
+        resample = _FILTERS[self.interpolation]
+        if self.resize == "squash":
+            size = (self.width, self.height)
+            return to_array(image if image.size == size else image.resize(size, resample))
+        width, height = _short_side_to(self.short_side, *image.size)
+        if (width, height) != image.size:
+            image = image.resize((width, height), resample)
+        # torchvision's rounding: to even at half a pixel.
+        left, top = round((width - self.width) / 2), round((height - self.height) / 2)
+        return to_array(image.crop((left, top, left + self.width, top + self.height)))
+
+    def boxes(
+        self, boxes: Float[np.ndarray, "m 4"], width: int, height: int
+    ) -> Float[np.ndarray, "m 4"]:
+        """Boxes (x0, y0, x1, y1) moved from pixels of the file to pixels of the result, clipped.
+
+        Args:
+          boxes: In pixels of the file.
+          width: Of the file, in pixels.
+          height: Of the file, in pixels.
+        """
+        if self.resize == "squash":
+            scale = np.array([self.width / width, self.height / height] * 2)
+            offset = np.zeros(4)
+        else:
+            new_width, new_height = _short_side_to(self.short_side, width, height)
+            scale = np.array([new_width / width, new_height / height] * 2)
+            left, top = round((new_width - self.width) / 2), round((new_height - self.height) / 2)
+            offset = np.array([left, top, left, top])
+        return (boxes * scale - offset).clip(0, np.array([self.width, self.height] * 2))
+
+    def normalise(self, pixels: UInt8[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
+        """The model's input, float32; meant to run on the device, inside jit."""
+        mean, std = (jnp.asarray(value, jnp.float32) for value in (self.mean, self.std))
+        return (jnp.asarray(pixels, jnp.float32) / 255.0 - mean) / std
+
+    @classmethod
+    def square(cls, size: int) -> "Preprocess":
+        """DeiT-III's evaluation at another image size: short side to `size`, then the centre."""
+        return cls(height=size, width=size, short_side=size)
+
+
+STUDY_PREPROCESS: dict[str, Preprocess] = {
+    "attention": Preprocess(short_side=249, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    "similarity": Preprocess(resize="squash", interpolation="bilinear"),
+    "reconstruction": Preprocess(short_side=256, interpolation="bilinear"),
+}
+"""What each notebook of the study did; norms were taken with "similarity"."""
+
+
+def _short_side_to(size: int, width: int, height: int) -> tuple[int, int]:
+    """Width and height with the short side `size`; the long side is cut to whole pixels."""
+    if width <= height:
+        return size, int(size * height / width)
+    return int(size * width / height), size

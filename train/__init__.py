@@ -1,0 +1,1 @@
+"""Training DeiT-III with registers: recipe, step, loop."""
