@@ -1,0 +1,5 @@
+"""`python -m analysis` is `regvit-analyze`."""
+
+from analysis.cli import main
+
+main()

@@ -1,0 +1,81 @@
+"""How sure is a number? Percentile intervals from resampling the images.
+
+Images are the unit: patches of one image resemble one another, so resampling patches would promise
+too much. The resamples depend on the seed and the number of images only; two models measured on
+the same images therefore meet the same resamples, and their difference is a paired one.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+COVERAGE = 0.95
+_BLOCK = 100
+
+
+class Estimate(NamedTuple):
+    """A number, how many images it rests on, and its 95 % interval."""
+
+    value: float
+    n: int
+    low: float | None = None
+    """None where resampling says nothing: for a maximum, or a single image."""
+    high: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: {"value", "n", "interval": [low, high] or null}."""
+        interval = None if self.low is None else [self.low, self.high]
+        return {"value": self.value, "n": self.n, "interval": interval}
+
+
+@dataclasses.dataclass(frozen=True)
+class Bootstrap:
+    """The resamples of a number of images."""
+
+    num_images: int
+    replicates: int = 1000
+    seed: int = 0
+
+    def means(self, values: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "replicates ..."]:
+        """The mean over the images of every resample."""
+        flat = np.asarray(values, np.float32).reshape(self.num_images, -1)
+        rows = [counts @ flat for counts in self._counts()]
+        return (np.concatenate(rows) / self.num_images).reshape(-1, *values.shape[1:])
+
+    def mean(self, values: Float[np.ndarray, " n"]) -> Estimate:
+        """The mean over the images, with its interval."""
+        return self.estimate(float(np.mean(values, dtype=np.float64)), self.means(values))
+
+    def statistic(
+        self, values: Float[np.ndarray, "n ..."], function: Callable[[np.ndarray], np.ndarray]
+    ) -> list[Estimate]:
+        """`function` of the means of f features, with intervals.
+
+        Args:
+          values: f features of every image.
+          function: Maps means (..., *f) to statistics (..., s).
+        """
+        point = function(np.mean(values, axis=0, dtype=np.float64)[None])[0]
+        samples = function(self.means(values))
+        return [self.estimate(float(p), s) for p, s in zip(point, samples.T, strict=True)]
+
+    def estimate(self, value: float, samples: Float[np.ndarray, " replicates"]) -> Estimate:
+        """A number with the percentile interval of its resampled values."""
+        if self.num_images < 2:
+            return Estimate(value, self.num_images)
+        tail = (1 - COVERAGE) / 2
+        low, high = np.quantile(samples, [tail, 1 - tail])
+        return Estimate(value, self.num_images, float(low), float(high))
+
+    def _counts(self) -> Iterator[Float[np.ndarray, "block n"]]:
+        """How often each image is drawn, a block of resamples at a time (memory stays bounded)."""
+        for start in range(0, self.replicates, _BLOCK):
+            size = min(_BLOCK, self.replicates - start)
+            generator = np.random.default_rng((self.seed, start))
+            drawn = generator.integers(self.num_images, size=(size, self.num_images))
+            rows = drawn + self.num_images * np.arange(size)[:, None]
+            counts = np.bincount(rows.ravel(), minlength=size * self.num_images)
+            yield counts.reshape(size, self.num_images).astype(np.float32)

@@ -1,0 +1,57 @@
+"""The command `regvit-analyze`: one subcommand a question, and the report."""
+
+import sys
+from typing import Annotated, Any
+
+import tyro
+
+from analysis.options import AttentionOptions, NormsOptions, ReportOptions
+from regvit_jax.console import run
+
+Command = (
+    Annotated[NormsOptions, tyro.conf.subcommand("norms", prefix_name=False)]
+    | Annotated[AttentionOptions, tyro.conf.subcommand("attention", prefix_name=False)]
+    | Annotated[ReportOptions, tyro.conf.subcommand("report", prefix_name=False)]
+)
+
+EXAMPLES = """What registers change, measured.
+
+Example: regvit-analyze norms --checkpoint runs/reg0 runs/reg4 --data photos --out runs/norms
+"""
+
+
+def main() -> None:
+    """Runs `regvit-analyze`."""
+    run(_main)
+
+
+def _main() -> None:
+    options: Any = tyro.cli(
+        Command,  # type: ignore[arg-type]
+        prog="regvit-analyze",
+        description=EXAMPLES,
+    )
+    for line in _dispatch(options):
+        sys.stdout.write(line + "\n")
+
+
+def _dispatch(options: Any) -> list[str]:
+    """Runs a command; what it answers, line by line. Heavy imports wait until here."""
+    if isinstance(options, ReportOptions):
+        from analysis.report import write_report
+
+        write_report(options)
+        return [f"Report: {options.out}"]
+    if isinstance(options, NormsOptions):
+        from analysis import norms_command
+
+        results = norms_command.analyse_norms(options)
+        lines = norms_command.summary_lines(results)
+    else:
+        from analysis import attention_command
+
+        results = attention_command.analyse_attention(options)
+        lines = attention_command.summary_lines(results)
+    if skipped := results["data"]["skipped"]:
+        lines.append(f"{len(skipped)} unreadable images were left out; results.json names them.")
+    return [*lines, f"Results: {options.out}"]

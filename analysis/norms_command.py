@@ -1,0 +1,263 @@
+"""What does `regvit-analyze norms` do? From checkpoints and images to a result folder."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis.bootstrap import Bootstrap, Estimate
+from analysis.extract import extract
+from analysis.norms import (
+    NormStore,
+    NormSummary,
+    compared_features,
+    paired_differences,
+    summarise,
+    token_norms,
+)
+from analysis.options import NormsOptions
+from analysis.outliers import Verdict, is_tautological
+from analysis.plotting import save_figure
+from analysis.plotting_norms import (
+    NormPanel,
+    ShownImage,
+    by_layer_figure,
+    histogram_figure,
+    maps_figure,
+    positions_figure,
+)
+from analysis.results import FigureFile, ResultFolder, estimate_columns
+from analysis.subjects import Subject, choose_images, choose_shown, open_batches, open_subjects
+from regvit_jax.checkpoint import versions
+from regvit_jax.data import Source
+from regvit_jax.errors import InputError
+
+COMPARED = ("mean_plus_3sd", "3_x_median", "absolute_150")
+LARGEST = "largest_over_median"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One model's norms, reduced to what is written."""
+
+    subject: Subject
+    summary: NormSummary
+    features: np.ndarray
+    """What models are compared by, (n, f)."""
+    shown: dict[int, tuple[np.ndarray, np.ndarray]]
+    """Pixels and norm map (in medians) of the shown images, by index."""
+    skipped: list[str]
+
+
+def analyse_norms(options: NormsOptions) -> dict[str, Any]:
+    """Measures, writes everything into `options.out`, and returns what results.json says."""
+    subjects = open_subjects(options, "similarity")
+    source, indices = choose_images(options)
+    shown = choose_shown(options, source, indices)
+    folder = ResultFolder(options.out, "norms", options.configuration(), options.overwrite)
+    with folder:
+        all_subjects = subjects + (_twins(subjects) if options.twin else [])
+        measured = [_measure(s, options, source, indices, shown) for s in all_subjects]
+        results = {
+            "data": {
+                "name": source.name,
+                "split": options.split,
+                "num_images": measured[0].summary.num_images,
+                "skipped": measured[0].skipped,
+            },
+            "models": [_model_json(m) for m in measured],
+            "comparisons": _comparisons(measured, options),
+            "figures": [f.to_json() for f in _write_figures(folder, measured, source)],
+            "tables": _write_tables(folder, measured, options),
+            "versions": versions(),
+        }
+        folder.finish(results)
+    return results
+
+
+def _twins(subjects: Sequence[Subject]) -> list[Subject]:
+    """One untrained model for each configuration and preprocessing among the checkpoints."""
+    twins: dict[Any, Subject] = {}
+    for subject in subjects:
+        twins.setdefault((subject.config, subject.preprocess), subject.twin())
+    return list(twins.values())
+
+
+def _measure(subject: Subject, options: NormsOptions, source: Source, indices, shown) -> Measured:
+    batches = open_batches(options, subject, source, indices)
+    model, params = subject.load(options.seed)
+    size = subject.preprocess
+    layout = model.layout((size.height, size.width, 3))
+    wanted, rows, pixels = set(shown.tolist()), {}, {}
+    with NormStore(subject.config.depth + 2, layout) as store:
+        for batch, norms in extract(model, params, batches, token_norms, label=subject.label):
+            for i, index in enumerate(batch.indices.tolist()):
+                if index in wanted:
+                    rows[index], pixels[index] = store.num_images + i, batch.pixels[i]
+            store.append(norms)
+        if not store.num_images:
+            raise InputError(f"None of the {len(indices)} images of {source.name} can be read.")
+        bootstrap = Bootstrap(store.num_images, options.bootstrap, options.seed)
+        summary = summarise(store, bootstrap)
+        cuts = {name: summary.thresholds["last"][name] for name in COMPARED}
+        last = store.patches(-2)
+        median = np.median(last)
+        maps = {
+            index: (pixels[index], last[row].reshape(layout.grid) / median)
+            for index, row in rows.items()
+        }
+        features = compared_features(store, cuts)
+    return Measured(subject, summary, features, maps, batches.skipped)
+
+
+def _comparisons(measured: Sequence[Measured], options: NormsOptions) -> list[dict[str, Any]]:
+    """The first checkpoint against every other one, and every checkpoint against its twin."""
+    checkpoints = [m for m in measured if not m.subject.is_twin]
+    twins = {m.subject.config: m for m in measured if m.subject.is_twin}
+    pairs = [(checkpoints[0], other) for other in checkpoints[1:]]
+    pairs += [(twins[m.subject.config], m) for m in checkpoints if m.subject.config in twins]
+    names = [*(f"share_above_{name}" for name in COMPARED), LARGEST]
+    rows = []
+    for first, second in pairs:
+        bootstrap = Bootstrap(len(first.features), options.bootstrap, options.seed)
+        differences = paired_differences(names, first.features, second.features, bootstrap)
+        rows.append(
+            {
+                "from": first.subject.label,
+                "to": second.subject.label,
+                "paired": True,
+                "differences": differences,
+            }
+        )
+    return rows
+
+
+def _model_json(measured: Measured) -> dict[str, Any]:
+    summary = measured.summary
+    return measured.subject.to_json() | {
+        "grid": summary.grid,
+        "verdict": _verdict_json(summary.verdict),
+        "verdict_by_layer": [_verdict_json(verdict) for verdict in summary.verdicts],
+        "thresholds": summary.thresholds,
+        "shares": summary.shares,
+        "tests": summary.tests,
+        "emergence": summary.emergence,
+        "outlier_map": {"cut": summary.drawn_cut, "share_of_images": summary.map},
+        "layers": [{"layer": row.layer, "kind": row.kind, **row.values} for row in summary.layers],
+    }
+
+
+def _verdict_json(verdict: Verdict) -> dict[str, Any]:
+    group = None if verdict.group is None else verdict.group._asdict()
+    return {"answer": verdict.answer, "reason": verdict.reason, "group": group}
+
+
+def _write_tables(folder: ResultFolder, measured, options) -> list[dict[str, str]]:
+    layers, outliers = [], []
+    for m in measured:
+        head = {"model": m.subject.label, "num_registers": m.subject.config.num_registers}
+        for row in m.summary.layers:
+            values: dict[str, Any] = {}
+            for name, estimate in row.values.items():
+                values |= estimate_columns(name, estimate)
+            layers.append(
+                head | {"layer": row.layer, "kind": row.kind, "n": m.summary.num_images} | values
+            )
+        for tensor, cuts in m.summary.thresholds.items():
+            for name, cut in cuts.items():
+                share = m.summary.shares[tensor][name]
+                outliers.append(
+                    head
+                    | {"tensor": tensor, "definition": name, "threshold": cut, "n": share.n}
+                    | estimate_columns("share", share)
+                    | {"patches_per_image": share.value * m.summary.num_patches}
+                    | {"by_construction": is_tautological(name)}
+                )
+    folder.write_table("norms_by_layer.csv", layers)
+    folder.write_table("outliers.csv", outliers)
+    tables = [
+        {"file": "norms_by_layer.csv", "title": "Norms by layer and kind of token"},
+        {"file": "outliers.csv", "title": "Definitions of an outlier side by side"},
+    ]
+    rows = [
+        {"from": pair["from"], "to": pair["to"], "quantity": name, "n": difference.n}
+        | estimate_columns("difference", difference)
+        for pair in _comparisons(measured, options)
+        for name, difference in pair["differences"].items()
+    ]
+    if rows:
+        folder.write_table("comparisons.csv", rows)
+        tables.append({"file": "comparisons.csv", "title": "Paired differences between models"})
+    return tables
+
+
+def _write_figures(folder: ResultFolder, measured, source: Source) -> list[FigureFile]:
+    panels = [NormPanel(m.subject.title, m.summary, m.subject.is_twin) for m in measured]
+    checkpoints = [m for m in measured if not m.subject.is_twin]
+    images = [
+        ShownImage(
+            source.file_names[index].split("/")[-1],
+            checkpoints[0].shown[index][0],
+            [m.shown[index][1] for m in checkpoints],
+        )
+        for index in sorted(checkpoints[0].shown)
+    ]
+    drawn = [
+        (
+            FigureFile(
+                "norms_by_layer",
+                "Token norms by layer",
+                "Bands: norms of the patches of all images; lines: medians over the images. "
+                "Norms are taken before the last LayerNorm.",
+            ),
+            by_layer_figure(panels),
+        ),
+        (
+            FigureFile(
+                "norms_histogram",
+                "Patch norms after the last block",
+                "All patches of all images, in units of the model's median. A percentile always "
+                "cuts off the same share; outliers need a group of their own.",
+            ),
+            histogram_figure(panels),
+        ),
+    ]
+    if images:
+        titles = [m.subject.title for m in checkpoints]
+        answers = [m.summary.verdict.answer for m in checkpoints]
+        figure = FigureFile(
+            "norm_maps",
+            "Norm maps",
+            "Norms of the patches after the last block, all panels on one scale.",
+        )
+        drawn.append((figure, maps_figure(images, titles, answers)))
+    large = [p for p in panels if not p.is_twin and p.summary.emergence is not None]
+    if large:
+        figure = FigureFile(
+            "norm_positions",
+            "Where and when large norms appear",
+            "Above: share of images whose patch at this place has a large norm. Below: share of "
+            "these patches that are as far from the median in an earlier layer.",
+        )
+        drawn.append((figure, positions_figure(large)))
+    for file, figure in drawn:
+        save_figure(figure, folder.partial, file.name)
+    return [file for file, _ in drawn]
+
+
+def summary_lines(results: dict[str, Any]) -> list[str]:
+    """What the command prints at the end: one verdict a model."""
+    lines = []
+    for model in results["models"]:
+        verdict = model["verdict"]
+        lines.append(f"{model['title']}: outlier tokens {verdict['answer']}. {verdict['reason']}")
+    for pair in results["comparisons"]:
+        difference: Estimate = pair["differences"]["share_above_3_x_median"]
+        if difference.low is not None and difference.high is not None:
+            lines.append(
+                f"{pair['from']} -> {pair['to']}: share above 3 x median changes by "
+                f"{100 * difference.value:+.3f} points "
+                f"[{100 * difference.low:+.3f}, {100 * difference.high:+.3f}]"
+            )
+    return lines

@@ -1,0 +1,141 @@
+"""What do all figures share? Size, colours that colour-blind readers can tell apart, and saving."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+# Okabe and Ito's palette (https://jfly.uni-koeln.de/color/).
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#F0E442",
+    "#000000",
+)
+SERIES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+LINE_STYLES = ("-", "--", "-.", ":")
+COLOUR_MAP = "viridis"
+DPI = 160
+
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "figure.titlesize": 11,
+    "svg.hashsalt": "regvit",  # the same figure gives the same file
+    "svg.fonttype": "path",
+}
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """An empty figure in the project's style; sizes in inches.
+
+    Draw on it inside `matplotlib.rc_context(STYLE)`, so that no global setting is touched.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    return figure
+
+
+def styled() -> Any:
+    """The context in which figures are drawn and saved."""
+    return matplotlib.rc_context(STYLE)
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """Writes a figure as PNG and SVG."""
+    with styled():
+        figure.savefig(folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
+        figure.savefig(folder / f"{name}.svg", dpi=DPI, metadata={"Date": None})
+
+
+def hide_ticks(axes: Axes) -> None:
+    """A picture without ticks, grid or frame."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def show_image(axes: Axes, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
+    """A picture of the model's input."""
+    axes.imshow(pixels, interpolation="nearest")
+    hide_ticks(axes)
+
+
+def show_map(
+    axes: Axes,
+    values: Float[np.ndarray, "gh gw"],
+    limits: tuple[float, float],
+    pixels: UInt8[np.ndarray, "h w 3"] | None = None,
+) -> Any:
+    """A map of patches as coloured squares; over the grey image if there is one.
+
+    Returns:
+      What a colour bar is made from.
+    """
+    rows, cols = values.shape
+    extent = (0.0, float(cols), float(rows), 0.0)
+    alpha = None
+    if pixels is not None:
+        grey = pixels.astype(np.float64).mean(axis=2)
+        axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=extent)
+        alpha = 0.62
+    drawn = axes.imshow(
+        values,
+        cmap=COLOUR_MAP,
+        vmin=limits[0],
+        vmax=limits[1],
+        extent=extent,
+        interpolation="nearest",
+        alpha=alpha,
+    )
+    hide_ticks(axes)
+    return drawn
+
+
+def outline_patches(axes: Axes, cells: Sequence[tuple[int, int]], scale: float = 1.0) -> None:
+    """Frames around patches (row, column); `scale` is a patch's side in the axes' units."""
+    for row, col in cells:
+        corner = (col * scale, row * scale)
+        for color, width in (("white", 2.2), (VERMILION, 1.1)):
+            axes.add_patch(
+                Rectangle(corner, scale, scale, fill=False, edgecolor=color, linewidth=width)
+            )
+
+
+def row_label(axes: Axes, text: str) -> None:
+    """A label left of a row of pictures, cut to what fits."""
+    short = text if len(text) <= 24 else "…" + text[-23:]
+    axes.set_ylabel(short, fontsize=7, rotation=90)
+
+
+def round_up(value: float) -> float:
+    """The next of 1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10 times a power of ten: a scale's end."""
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** np.floor(np.log10(value))
+    steps = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
+    return float(next(step * power for step in steps if step * power >= value * (1 - 1e-9)))

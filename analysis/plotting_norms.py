@@ -1,0 +1,247 @@
+"""How are norms drawn? Functions from summaries to figures."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from analysis.norms import NORMED, NormSummary
+from analysis.plotting import (
+    BLACK,
+    BLUE,
+    GREEN,
+    LINE_STYLES,
+    ORANGE,
+    PURPLE,
+    SERIES,
+    VERMILION,
+    new_figure,
+    outline_patches,
+    round_up,
+    row_label,
+    show_image,
+    show_map,
+    styled,
+)
+
+NUM_OUTLINED = 5
+
+_CUT_STYLES = {
+    "quantile_98": ("98 % quantile (always 2 %)", GREEN, ":"),
+    "quantile_99_5": ("99.5 % quantile (always 0.5 %)", GREEN, "--"),
+    "mean_plus_3sd": ("mean + 3 sd", ORANGE, "-."),
+    "3_x_median": ("3 x median", VERMILION, "-"),
+    "absolute_150": ("norm 150 (DINOv2-g)", PURPLE, (0, (4, 1, 1, 1, 1, 1))),
+}
+
+
+class NormPanel(NamedTuple):
+    """One model in a figure."""
+
+    title: str
+    summary: NormSummary
+    is_twin: bool
+
+
+class ShownImage(NamedTuple):
+    """One image in the figure of norm maps."""
+
+    name: str
+    pixels: UInt8[np.ndarray, "h w 3"]
+    maps: list[Float[np.ndarray, "gh gw"]]
+    """Of each model, in units of the model's median patch norm."""
+
+
+def by_layer_figure(panels: Sequence[NormPanel]) -> Figure:
+    """Patch norms of every layer as quantile bands, with CLS and each register as lines."""
+    with styled():
+        figure, axes = _panel_grid(panels, "Token norms by layer", height=3.1)
+        for axis, panel in zip(axes, panels, strict=True):
+            _draw_layers(axis, panel)
+        figure.legend(
+            *_all_handles(axes), loc="outside lower center", ncols=6, title="One token is one norm"
+        )
+    return figure
+
+
+def _draw_layers(axis: Axes, panel: NormPanel) -> None:
+    layers = [row for row in panel.summary.layers if row.layer != NORMED]
+    by_kind: dict[str, list] = {}
+    for row in layers:
+        by_kind.setdefault(row.kind, []).append(row.values)
+    patches = by_kind.pop("patches")
+    x = np.arange(len(patches))
+    bands = (("q02", "q98", 0.18, "patches, 2-98 %"), ("q98", "max", 0.40, "patches, top 2 %"))
+    for low, high, alpha, label in bands:
+        lower, upper = ([values[q].value for values in patches] for q in (low, high))
+        axis.fill_between(x, lower, upper, color=BLUE, alpha=alpha, linewidth=0, label=label)
+    axis.plot(x, [v["median"].value for v in patches], color=BLUE, lw=1.8, label="patches, median")
+    axis.plot(x, [v["max"].value for v in patches], color=BLUE, lw=0.8, label="patches, largest")
+    for place, (kind, rows) in enumerate(by_kind.items()):
+        color = BLACK if kind == "cls" else SERIES[1 + (place - 1) % (len(SERIES) - 1)]
+        label = "CLS, median" if kind == "cls" else f"register {kind.removeprefix('register_')}"
+        style = "--" if kind == "cls" else LINE_STYLES[(place - 1) // (len(SERIES) - 1) % 4]
+        axis.plot(x, [v["median"].value for v in rows], color=color, ls=style, lw=1.4, label=label)
+    axis.set_yscale("log")
+    _plain_log_ticks(axis.yaxis)
+    axis.set_xlim(0, len(x) - 1)
+    axis.set_xticks(x[:: max(1, len(x) // 8)])
+    axis.set_xlabel("after block (0: before the first)")
+    axis.set_title(f"{panel.title}\nn = {panel.summary.num_images} images", loc="left")
+    if axis.get_subplotspec().is_first_col():
+        axis.set_ylabel("L2 norm of a token")
+
+
+def histogram_figure(panels: Sequence[NormPanel]) -> Figure:
+    """How many patches have which norm after the last block, with the definitions of an outlier."""
+    with styled():
+        title = "Patch norms after the last block (before the last LayerNorm)"
+        figure, axes = _panel_grid(panels, title, height=2.9, share_x=True)
+        for axis, panel in zip(axes, panels, strict=True):
+            _draw_histogram(axis, panel)
+        low = min(axis.get_xlim()[0] for axis in axes)
+        high = max(3.4, *(axis.get_xlim()[1] for axis in axes))
+        for axis in axes:
+            axis.set_xlim(low, high)
+        figure.legend(*_all_handles(axes), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _draw_histogram(axis: Axes, panel: NormPanel) -> None:
+    summary = panel.summary
+    median = _median(summary)
+    counts, edges = summary.histogram
+    axis.stairs(counts, edges / median, fill=True, color=BLUE, alpha=0.75)
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_ylim(bottom=0.7)
+    axis.set_xlim(edges[0] / median / 1.05, edges[-1] / median * 1.05)
+    _plain_log_ticks(axis.xaxis)
+    for name, cut in summary.thresholds["last"].items():
+        label, color, style = _CUT_STYLES[name]
+        if edges[0] / 2 < cut < max(edges[-1], 3.3 * median):
+            axis.axvline(cut / median, color=color, ls=style, lw=1.4, label=label)
+    answer = summary.verdict.answer
+    axis.set_title(
+        f"{panel.title}\noutliers: {answer} · median norm {median:.3g} · "
+        f"n = {summary.num_images} x {summary.num_patches} patches",
+        loc="left",
+        fontsize=8.5,
+    )
+    axis.set_xlabel("norm / median norm")
+    if axis.get_subplotspec().is_first_col():
+        axis.set_ylabel("patches")
+
+
+def maps_figure(
+    images: Sequence[ShownImage], titles: Sequence[str], answers: Sequence[str]
+) -> Figure:
+    """Images beside the norms of their patches; the largest norms are framed."""
+    with styled():
+        size, columns = 1.75, 1 + len(titles)
+        figure = new_figure(
+            max(4.6, size * columns + 1.0),
+            size * len(images) + 1.0,
+            "Patch norms after the last block",
+        )
+        axes = figure.subplots(len(images), columns, squeeze=False)
+        limit = round_up(max(float(values.max()) for image in images for values in image.maps))
+        for row, image in zip(axes, images, strict=True):
+            show_image(row[0], image.pixels)
+            row_label(row[0], image.name)
+            for axis, values in zip(row[1:], image.maps, strict=True):
+                drawn = show_map(axis, values, (0.0, limit))
+                outline_patches(axis, _largest(values))
+        axes[0, 0].set_title("image")
+        for axis, title, answer in zip(axes[0, 1:], titles, answers, strict=True):
+            axis.set_title(f"{_wrap(title)}\noutliers: {answer}", fontsize=8)
+        bar = figure.colorbar(drawn, ax=axes, shrink=min(1.0, 2.2 / len(images)), pad=0.02)
+        bar.set_label("norm / median of all patches\n(one scale for all panels)")
+        figure.supxlabel(f"Framed: the {NUM_OUTLINED} largest norms of each image.", fontsize=8)
+    return figure
+
+
+def positions_figure(panels: Sequence[NormPanel]) -> Figure:
+    """Where in the image the largest norms sit, and in which layer they appear."""
+    with styled():
+        figure = new_figure(
+            max(6.4, 2.5 * len(panels) + 1.2), 5.6, "Where and when large patch norms appear"
+        )
+        grid = figure.add_gridspec(2, len(panels), height_ratios=(1.15, 1))
+        limit = round_up(max(float(panel.summary.map.max()) * 100 for panel in panels))
+        maps = [figure.add_subplot(grid[0, i]) for i in range(len(panels))]
+        for axis, panel in zip(maps, panels, strict=True):
+            summary = panel.summary
+            drawn = show_map(axis, summary.map * 100, (0.0, limit))
+            axis.set_title(
+                f"{_wrap(panel.title)}\nnorm > {summary.drawn_cut / _median(summary):.2g} x median",
+                fontsize=8,
+            )
+        bar = figure.colorbar(drawn, ax=maps, shrink=0.9)
+        bar.set_label("images with a large norm here (%)\n(one scale for all panels)")
+        _draw_emergence(figure.add_subplot(grid[1, :]), panels)
+    return figure
+
+
+def _draw_emergence(axis: Axes, panels: Sequence[NormPanel]) -> None:
+    for i, panel in enumerate(panels):
+        if panel.summary.emergence is None:
+            continue
+        shares = 100 * np.array(panel.summary.emergence)
+        style = LINE_STYLES[i // len(SERIES) % 4]
+        axis.plot(
+            shares, color=SERIES[i % len(SERIES)], ls=style, marker="o", ms=3, label=panel.title
+        )
+    axis.set_ylim(-3, 103)
+    axis.set_xlabel("after block (0: before the first)")
+    axis.set_ylabel("already as far from\nthe median there (%)")
+    axis.set_title("Patches that are large after the last block", loc="left")
+    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    longest = max(len(panel.summary.verdicts) for panel in panels)
+    axis.set_xticks(np.arange(longest)[:: max(1, longest // 12)])
+
+
+def _panel_grid(panels: Sequence[NormPanel], title: str, height: float, share_x: bool = False):
+    """Panels side by side, at most three in a row, checkpoints before their untrained twins."""
+    columns = min(3, max(1, sum(not panel.is_twin for panel in panels)))
+    columns = max(columns, min(2, len(panels)))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(3.5 * columns + 0.4, height * rows + 1.0, title)
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=share_x).ravel()
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    return figure, list(axes[: len(panels)])
+
+
+def _all_handles(axes: Sequence[Axes]):
+    """Legend entries of all panels, each once."""
+    entries = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    return list(entries.values()), list(entries)
+
+
+def _plain_log_ticks(axis) -> None:
+    """Ticks at 1, 2, 5 times powers of ten, written out."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _median(summary: NormSummary) -> float:
+    return summary.thresholds["last"]["3_x_median"] / 3
+
+
+def _largest(values) -> list[tuple[int, int]]:
+    order = np.argsort(values, axis=None)[::-1][:NUM_OUTLINED]
+    return [(int(i) // values.shape[1], int(i) % values.shape[1]) for i in order]
+
+
+def _wrap(title: str) -> str:
+    """A title in two lines, the registers in the second."""
+    return title.replace(" (", "\n(")

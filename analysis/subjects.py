@@ -1,0 +1,183 @@
+"""Which models are analysed, and on which images? Checkpoints opened under short, unlike names."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from analysis.options import ImageOptions
+from regvit_jax.checkpoint import MODEL_FOLDER, CheckpointInfo, Params, load, read_info, resolve
+from regvit_jax.config import ViTConfig, variant_name
+from regvit_jax.data import Batches, Source, open_source
+from regvit_jax.errors import InputError
+from regvit_jax.model import DeiT3
+from regvit_jax.preprocess import STUDY_PREPROCESS, Preprocess
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """One model under analysis."""
+
+    label: str
+    """Short and unlike the others'; figures and tables call the model so."""
+    path: Path
+    info: CheckpointInfo
+    preprocess: Preprocess
+    is_twin: bool = False
+    """A randomly initialised model of the checkpoint's configuration."""
+
+    @property
+    def config(self) -> ViTConfig:
+        return self.info.model
+
+    @property
+    def title(self) -> str:
+        """The label with what matters most here: the number of registers."""
+        count = self.config.num_registers
+        return f"{self.label} ({count} register{'' if count == 1 else 's'})"
+
+    def load(self, seed: int) -> tuple[DeiT3, Params]:
+        """The network and its parameters; a twin's are drawn with the seed."""
+        if not self.is_twin:
+            return load(self.path)
+        model = DeiT3(self.config)
+        shape = (1, self.config.image_size, self.config.image_size, 3)
+        return model, model.init(jax.random.key(seed), jnp.zeros(shape))["params"]
+
+    def twin(self) -> "Subject":
+        """The randomly initialised model of the same configuration, on the same pixels."""
+        return dataclasses.replace(self, label=f"{self.label} untrained", is_twin=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """What identifies the model in results."""
+        return {
+            "label": self.label,
+            "title": self.title,
+            "checkpoint": str(self.path),
+            "is_twin": self.is_twin,
+            "variant": variant_name(self.config),
+            "num_registers": self.config.num_registers,
+            "model": dataclasses.asdict(self.config),
+            "num_parameters": count_parameters(self.config),
+            "source": {"kind": "random initialisation"} if self.is_twin else dict(self.info.source),
+            "metrics": {} if self.is_twin else dict(self.info.metrics),
+            "preprocess": dataclasses.asdict(self.preprocess),
+        }
+
+
+def open_subjects(options: ImageOptions, question: str) -> list[Subject]:
+    """The checkpoints of a command, in the order named; nothing large is read yet.
+
+    Args:
+      options: The command's.
+      question: Key of `STUDY_PREPROCESS`, for `--preprocess study`.
+
+    Raises:
+      InputError: If one is no checkpoint, or the image size does not fit its patches.
+    """
+    paths = [resolve(path) for path in options.checkpoint]
+    if len(set(paths)) < len(paths):
+        raise InputError("The same checkpoint is named twice after --checkpoint.")
+    subjects = []
+    for path, label in zip(paths, short_labels(paths), strict=True):
+        info = read_info(path)
+        preprocess = _preprocess(info, options, question)
+        # Asked here so that a size that does not fit ends the command before any work.
+        DeiT3(info.model).layout((preprocess.height, preprocess.width, 3))
+        subjects.append(Subject(label, path, info, preprocess))
+    return subjects
+
+
+def short_labels(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart; a run's "model" folder is left out."""
+    parts = [p.parent.parts if p.name == MODEL_FOLDER else p.parts for p in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        labels = ["/".join(part[-length:]) for part in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [str(path) for path in paths]
+
+
+def choose_images(options: ImageOptions) -> tuple[Source, Int[np.ndarray, " n"]]:
+    """The source of images, and which of them are analysed: in order, the same for all models.
+
+    Raises:
+      InputError: If there are none.
+    """
+    source = open_source(options.data, options.split)
+    total = len(source)
+    if not options.num_images or options.num_images >= total:
+        return source, np.arange(total)
+    generator = np.random.default_rng(options.seed)
+    return source, np.sort(generator.choice(total, options.num_images, replace=False))
+
+
+def choose_shown(
+    options: ImageOptions, source: Source, indices: Int[np.ndarray, " n"]
+) -> Int[np.ndarray, " shown"]:
+    """The images that figures show: those named, or some spread over the chosen ones.
+
+    Raises:
+      InputError: If no analysed image has a name that was asked for.
+    """
+    if not options.show:
+        places = np.linspace(0, len(indices) - 1, min(options.num_shown, len(indices)))
+        return indices[np.unique(places.round().astype(int))]
+    shown = []
+    for part in options.show:
+        found = [i for i in indices if part in source.file_names[i]]
+        if not found:
+            raise InputError(
+                f"--show {part}: none of the {len(indices)} analysed images of {source.name} has "
+                "this in its name. With --num-images 0 all images are analysed."
+            )
+        shown.append(found[0])
+    return np.unique(np.array(shown))
+
+
+def open_batches(
+    options: ImageOptions, subject: Subject, source: Source, indices: Int[np.ndarray, " n"]
+) -> Batches:
+    """The chosen images as a model sees them."""
+    return Batches(
+        source,
+        subject.preprocess,
+        min(options.batch_size, len(indices)),
+        indices,
+        skip_unreadable=options.skip_unreadable,
+    )
+
+
+@functools.cache
+def count_parameters(config: ViTConfig) -> int:
+    """Numbers in a model's parameters."""
+    shape = (1, config.image_size, config.image_size, 3)
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    tree = jax.eval_shape(DeiT3(config).init, jax.random.key(0), images)
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def _preprocess(info: CheckpointInfo, options: ImageOptions, question: str) -> Preprocess:
+    """What becomes of the images of one checkpoint."""
+    size = options.image_size or info.preprocess.height
+    if options.preprocess == "study":
+        return _resized(STUDY_PREPROCESS[question], size, size)
+    if options.preprocess == "official":
+        return Preprocess.square(size)
+    if options.image_size is None:
+        return info.preprocess
+    return _resized(info.preprocess, size, size)
+
+
+def _resized(preprocess: Preprocess, height: int, width: int) -> Preprocess:
+    """The same treatment at another size: the share that the crop cuts off stays."""
+    scale = max(height / preprocess.height, width / preprocess.width)
+    return dataclasses.replace(
+        preprocess, height=height, width=width, short_side=round(preprocess.short_side * scale)
+    )
