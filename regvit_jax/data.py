@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -28,6 +28,7 @@ class Sample(NamedTuple):
     """Objects (x0, y0, x1, y1), half-open, in pixels of the file; none where unknown."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """Images in a fixed order, read at random."""
 

@@ -14,6 +14,7 @@ import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from regvit_jax.attention import attend, attention_weights
@@ -64,20 +65,20 @@ class Dense(nn.Module):
     """A dense layer whose result is float32, whatever the type of the product's inputs."""
 
     features: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *t i"]) -> Float[Array, "b *t o"]:
         kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return _product(x, kernel, self.dtype) + bias
+        return _product(x, kernel, self.dtype) + _per_channel(bias, x.ndim)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention with one fused query-key-value product."""
 
     config: ViTConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     def setup(self) -> None:
         self.qkv = Dense(3 * self.config.embed_dim, self.dtype)
@@ -98,7 +99,7 @@ class Mlp(nn.Module):
     """Two dense layers with exact GELU between them."""
 
     config: ViTConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     def setup(self) -> None:
         self.fc1 = Dense(self.config.mlp_dim, self.dtype)
@@ -113,7 +114,7 @@ class Block(nn.Module):
     """Pre-norm attention and MLP, each scaled per channel and added to the residual stream."""
 
     config: ViTConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     def setup(self) -> None:
         layer_scale = nn.initializers.constant(self.config.layer_scale_init)
@@ -128,9 +129,9 @@ class Block(nn.Module):
         self, x: Float[Array, "b t d"], drop_path: Float[Array, "b 2"] | None = None
     ) -> BlockTrace:
         attn_out, (query, key, value, attn) = self.attn(self.norm1(x))
-        x = after_attn = x + _keep(self.ls1 * attn_out, drop_path, branch=0)
+        x = after_attn = x + _keep(_per_channel(self.ls1, 3) * attn_out, drop_path, branch=0)
         mlp_out, hidden = self.mlp(self.norm2(x))
-        x = x + _keep(self.ls2 * mlp_out, drop_path, branch=1)
+        x = x + _keep(_per_channel(self.ls2, 3) * mlp_out, drop_path, branch=1)
         return BlockTrace(query, key, value, attn, after_attn, hidden, tokens=x)
 
 
@@ -138,7 +139,7 @@ class PatchEmbed(nn.Module):
     """A convolution whose kernel and stride are one patch, as a matrix product."""
 
     config: ViTConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
@@ -148,10 +149,9 @@ class PatchEmbed(nn.Module):
         uniform = _symmetric_uniform(bound)
         kernel = self.param("kernel", uniform, (size, size, 3, dim))
         bias = self.param("bias", uniform, (dim,))
-        return (
-            _product(patchify(images, size), kernel.reshape(size * size * 3, dim), self.dtype)
-            + bias
-        )
+        patches = patchify(images, size)
+        kernel = kernel.reshape(size * size * 3, dim)
+        return _product(patches, kernel, self.dtype) + _per_channel(bias, patches.ndim)
 
 
 class DeiT3(nn.Module):
@@ -163,7 +163,7 @@ class DeiT3(nn.Module):
     """
 
     config: ViTConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         config, normal = self.config, nn.initializers.normal(0.02)
@@ -239,8 +239,9 @@ class DeiT3(nn.Module):
         return TokenLayout(self.config.num_registers, (height // size, width // size))
 
     def _forward(self, images, kept=(), edit=None, drop_path=None) -> ViTTrace:
+        layout = self.layout(images.shape)
         patches = self.patch_embed(images)
-        x = embedded = self._embed(patches, self.layout(images.shape))
+        x = embedded = self._embed(patches, layout)
         blocks: list[BlockTrace | None] = []
         for layer, block in enumerate(self.blocks):
             trace = block(x, None if drop_path is None else drop_path[:, layer])
@@ -285,6 +286,11 @@ def unpatchify(
 def _product(x, kernel, dtype):
     """A product that adds up in float32, which is also what makes bfloat16 fast on a CPU."""
     return jnp.matmul(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def _per_channel(vector: Float[Array, " d"], ndim: int) -> Float[Array, "... d"]:
+    """A vector of one number per channel, ready to meet tokens of `ndim` axes."""
+    return vector.reshape((1,) * (ndim - 1) + vector.shape)
 
 
 def _keep(branch_out, drop_path, branch: int):

@@ -79,9 +79,10 @@ class Preprocess:
             offset = np.array([left, top, left, top])
         return (boxes * scale - offset).clip(0, np.array([self.width, self.height] * 2))
 
-    def normalise(self, pixels: UInt8[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
+    def normalise(self, pixels: UInt8[Array | np.ndarray, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
         """The model's input, float32; meant to run on the device, inside jit."""
-        mean, std = (jnp.asarray(value, jnp.float32) for value in (self.mean, self.std))
+        axes = (1,) * (pixels.ndim - 1) + (3,)
+        mean, std = (jnp.array(value, jnp.float32).reshape(axes) for value in (self.mean, self.std))
         return (jnp.asarray(pixels, jnp.float32) / 255.0 - mean) / std
 
     @classmethod

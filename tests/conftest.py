@@ -1,12 +1,14 @@
 """Tests run on four virtual CPU devices; timm may be imported with a CPU-only torch."""
 
 import os
+import warnings
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 
 import jax
+import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -21,3 +23,35 @@ def photographs() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no photographs at {folder} (set REGVIT_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def timm():
+    """The timm library. A CPU-only torch lacks torchvision's operators: timm needs their names."""
+    import torch
+
+    for operator in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, operator):
+            signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            torch.library.define(f"torchvision::{operator}", signature)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import timm
+    return timm
+
+
+@pytest.fixture(scope="session")
+def textures() -> np.ndarray:
+    """Eight real photographs that scikit-image ships, 224 px, normalised: (8, 224, 224, 3)."""
+    import skimage.data
+    from PIL import Image
+
+    from regvit_jax.preprocess import Preprocess
+
+    preprocess = Preprocess()
+    folder = Path(skimage.data.__file__).parent
+    names = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "brick.png", "grass.png")
+    images = [Image.open(folder / name).convert("RGB") for name in names]
+    images += [image.rotate(180) for image in images[:2]]
+    pixels = np.stack([preprocess.pixels(image) for image in images])
+    return np.asarray(preprocess.normalise(pixels))

@@ -1,0 +1,227 @@
+"""What can a model learn without a download? Real handwritten digits lying on real textures.
+
+Every scene is one digit of scikit-learn's UCI set (8 x 8 pixels, scaled up smoothly, turned a
+little and coloured) with its shadow, on a crop of one of scikit-image's bundled photographs. Where
+the digit lies is known exactly. The splits share neither digits nor any pixel of a photograph: the
+last fifth of the digits, which other people wrote, and the last quarter of every photograph along
+its longer side belong to validation.
+"""
+
+import colorsys
+import dataclasses
+import functools
+import importlib.util
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+
+from regvit_jax.data import Sample
+from regvit_jax.errors import InputError
+from regvit_jax.images import read_image
+
+SPLITS = {"train": 20_000, "val": 2_000}
+"""Scenes in each split unless asked for otherwise."""
+IMAGE_SIZE = 64
+
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "coffee.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+_VAL_DIGITS = 1 / 5
+_VAL_PHOTOGRAPH = 1 / 4
+_OVERSAMPLING = (
+    5  # the short side of a photograph in image sizes, so that a quarter of it holds one
+)
+
+# All ranges are uniform. Lengths are in image sides, colours in [0, 255].
+_DIGIT_HEIGHT = (0.40, 0.60)
+_TURN_DEGREES = (-12.0, 12.0)
+_SLANT = (-0.15, 0.15)
+_TEXTURE_LEVEL = (50.0, 110.0)
+_TEXTURE_CONTRAST = (0.4, 0.7)
+_SATURATION = (0.0, 0.55)
+_SHADOW = 0.5
+_SHADOW_OFFSET = 1 / 32
+_MARGIN_CELLS = 2  # empty cells around a digit, for the turn
+_VISIBLE = 0.5  # ink from which a pixel belongs to the digit
+
+
+class Scene(NamedTuple):
+    """One digit on one texture."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    label: int
+    box: Int[np.ndarray, " 4"]
+    """Around the digit: (x0, y0, x1, y1), half-open, in pixels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DigitsSource:
+    """Scenes of one split: which digit is decided by the index, the rest by (seed, epoch, index)."""
+
+    split: str
+    size: int
+    seed: int
+    num_images: int
+    class_names: tuple[str, ...] = tuple("0123456789")
+
+    @classmethod
+    def open(
+        cls, split: str, size: int = IMAGE_SIZE, seed: int = 0, num_images: int | None = None
+    ) -> "DigitsSource":
+        """The embedded data set.
+
+        Args:
+          split: "train" or "val".
+          size: Side of the square images, in pixels.
+          seed: Another seed gives other scenes of the same digits and photographs.
+          num_images: Scenes in the split; 20,000 for training and 2,000 for validation by default.
+
+        Raises:
+          InputError: If there is no such split, or scikit-learn or scikit-image is missing.
+        """
+        if split not in SPLITS:
+            raise InputError(f"The digits have the splits {sorted(SPLITS)}, not {split!r}.")
+        if size < 16:
+            raise InputError(f"A digit needs an image of at least 16 px, got {size}.")
+        for module in ("sklearn", "skimage"):
+            if importlib.util.find_spec(module) is None:
+                raise InputError(
+                    f"The embedded digits need {module}. Install it: pip install regvit-jax[data]."
+                )
+        return cls(split, size, seed, SPLITS[split] if num_images is None else num_images)
+
+    @property
+    def name(self) -> str:
+        return f"digits-{self.split}"
+
+    @functools.cached_property
+    def file_names(self) -> tuple[str, ...]:
+        return tuple(f"{self.split}-{index:05d}" for index in range(len(self)))
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def __getitem__(self, index: int) -> Sample:
+        scene = self.draw(index)
+        return Sample(Image.fromarray(scene.pixels), scene.label, scene.box[None].astype(float))
+
+    def draw(self, index: int, epoch: int = 0) -> Scene:
+        """One scene; another epoch puts the same digit elsewhere, on another texture.
+
+        Raises:
+          IndexError: If there is no such scene.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.name} has {len(self)} scenes, there is no {index}.")
+        cells, labels = digits_of(self.split)
+        textures = textures_of(self.split, self.size)
+        generator = np.random.default_rng((self.seed, list(SPLITS).index(self.split), epoch, index))
+        ink = _draw_ink(cells[index % len(cells)], self.size, generator)
+        image = _draw_texture(textures[generator.integers(len(textures))], self.size, generator)
+        box = _place(image, ink, generator)
+        return Scene(image.round().astype(np.uint8), int(labels[index % len(cells)]), box)
+
+
+@functools.cache
+def digits_of(split: str) -> tuple[UInt8[np.ndarray, "n 8 8"], Int[np.ndarray, " n"]]:
+    """The handwritten digits of a split, ink from 0 to 255, and what they say."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    first = round(len(bunch.target) * (1 - _VAL_DIGITS))
+    part = slice(0, first) if split == "train" else slice(first, None)
+    ink = (bunch.images[part] * (255 / 16)).round().astype(np.uint8)
+    return ink, bunch.target[part].astype(np.int64)
+
+
+@functools.cache
+def textures_of(split: str, size: int) -> tuple[Float[np.ndarray, "h w 3"], ...]:
+    """The regions of the photographs that a split may use, scaled for images of a size."""
+    return tuple(_region(read_image(path), split, size) for path in _photograph_paths())
+
+
+def _photograph_paths() -> list[Path]:
+    spec = importlib.util.find_spec("skimage")
+    assert spec is not None and spec.origin is not None  # `open` has looked for it
+    folder = Path(spec.origin).parent / "data"
+    return [folder / name for name in PHOTOGRAPHS]
+
+
+def _region(photograph: Image.Image, split: str, size: int) -> Float[np.ndarray, "h w 3"]:
+    """A split's part of one photograph, its longer side turned to run along the rows."""
+    scale = _OVERSAMPLING * size / min(photograph.size)
+    shape = tuple(max(round(side * scale), _OVERSAMPLING * size) for side in photograph.size)
+    # The cut comes first: resizing mixes neighbouring pixels.
+    pixels = np.asarray(photograph)
+    if pixels.shape[0] > pixels.shape[1]:
+        pixels, shape = pixels.swapaxes(0, 1), shape[::-1]
+    cut = round(pixels.shape[1] * (1 - _VAL_PHOTOGRAPH))
+    part = pixels[:, :cut] if split == "train" else pixels[:, cut:]
+    width = round(shape[0] * part.shape[1] / pixels.shape[1])
+    resized = Image.fromarray(part).resize((width, shape[1]), Image.Resampling.BICUBIC)
+    return np.asarray(resized, np.float32)
+
+
+def _draw_ink(
+    cells: UInt8[np.ndarray, "8 8"], size: int, generator: np.random.Generator
+) -> Float[np.ndarray, "h w"]:
+    """A digit's opacity, scaled, slanted and turned, cut to what is visible of it."""
+    canvas = np.pad(cells, _MARGIN_CELLS)
+    side = size * generator.uniform(*_DIGIT_HEIGHT) * canvas.shape[0] / cells.shape[0]
+    pixels = int(np.ceil(side))
+    angle, slant = np.radians(generator.uniform(*_TURN_DEGREES)), generator.uniform(*_SLANT)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = rotation @ np.array([[1.0, slant], [0.0, 1.0]]) * (canvas.shape[0] / side)
+    offset = canvas.shape[0] / 2 - matrix @ np.array([pixels / 2, pixels / 2])
+    transform = (*matrix[0], offset[0], *matrix[1], offset[1])
+    drawn = Image.fromarray(canvas).transform(
+        (pixels, pixels), Image.Transform.AFFINE, transform, Image.Resampling.BICUBIC
+    )
+    # A steeper edge than the interpolation's makes a pen stroke of a blurred one.
+    ink = ((np.asarray(drawn, np.float32) / 255 - 0.5) * 2.5 + 0.5).clip(0, 1)
+    rows, cols = (np.flatnonzero((ink >= _VISIBLE).any(axis)) for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+
+
+def _draw_texture(
+    region: Float[np.ndarray, "h w 3"], size: int, generator: np.random.Generator
+) -> Float[np.ndarray, "s s 3"]:
+    """A random crop, mirrored or turned, made dark and flat enough for a light digit."""
+    top = generator.integers(region.shape[0] - size + 1)
+    left = generator.integers(region.shape[1] - size + 1)
+    crop = region[top : top + size, left : left + size]
+    if generator.random() < 0.5:
+        crop = crop[:, ::-1]
+    crop = np.rot90(crop, generator.integers(4))
+    level, contrast = generator.uniform(*_TEXTURE_LEVEL), generator.uniform(*_TEXTURE_CONTRAST)
+    return (level + contrast * (crop - crop.mean())).clip(0, 255).astype(np.float32)
+
+
+def _place(
+    image: Float[np.ndarray, "s s 3"], ink: Float[np.ndarray, "h w"], generator: np.random.Generator
+) -> Int[np.ndarray, " 4"]:
+    """Draws a digit and its shadow into the image, wholly inside it; returns the digit's box."""
+    size, (height, width) = image.shape[0], ink.shape
+    top, left = generator.integers(size - height + 1), generator.integers(size - width + 1)
+    shift = max(1, round(size * _SHADOW_OFFSET))
+    under = image[top + shift : top + shift + height, left + shift : left + shift + width]
+    under *= 1 - _SHADOW * ink[: under.shape[0], : under.shape[1], None]
+    colour = colorsys.hsv_to_rgb(generator.random(), generator.uniform(*_SATURATION), 1.0)
+    here = image[top : top + height, left : left + width]
+    here += ink[..., None] * (255 * np.array(colour, np.float32) - here)
+    return np.array([left, top, left + width, top + height])
