@@ -1,0 +1,112 @@
+"""What is this checkpoint? One answer for directories, training runs and files of weights."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from convert.recognise import recognise
+from convert.rules import our_shapes
+from convert.weights import read_weights
+from regvit_jax.config import ViTConfig, variant_name
+
+Report = dict[str, Any]
+"""Facts by name, in the order in which they are read."""
+
+
+def inspect(path: Path) -> Report:
+    """What a checkpoint is, whatever kind it is.
+
+    Raises:
+      InputError: If it is no checkpoint, or a damaged one.
+    """
+    return _inspect_directory(path) if path.is_dir() else _inspect_file(path)
+
+
+def to_json(report: Report) -> str:
+    """The report for a program."""
+    return json.dumps(report, indent=2) + "\n"
+
+
+def to_table(report: Report) -> str:
+    """The report for a person: one fact a line, groups of facts indented."""
+    return "".join(f"{line}\n" for line in _lines(report))
+
+
+def describe_model(config: ViTConfig) -> str:
+    """A model in a few words."""
+    registers = f"{config.num_registers} register{'' if config.num_registers == 1 else 's'}"
+    return (
+        f"{variant_name(config)}, {registers}, {num_parameters(config):,} parameters, "
+        f"{config.image_size} px"
+    )
+
+
+def num_parameters(config: ViTConfig) -> int:
+    """How many numbers a model learns."""
+    return sum(map(math.prod, our_shapes(config).values()))
+
+
+def _inspect_directory(path: Path) -> Report:
+    from regvit_jax.checkpoint import read_info, resolve
+
+    info, directory = read_info(path), resolve(path)
+    is_run = directory != path.resolve()
+    return {
+        "path": str(path),
+        "kind": "training run" if is_run else "checkpoint directory",
+        **({"checkpoint": str(directory)} if is_run else {}),
+        **_model(info.model),
+        "num_class_names": len(info.class_names),
+        "preprocess": dataclasses.asdict(info.preprocess),
+        "source": dict(info.source),
+        "metrics": dict(info.metrics),
+    }
+
+
+def _inspect_file(path: Path) -> Report:
+    weights = read_weights(path)
+    match = recognise(weights.tensors)
+    match.check(str(path), heads=False)
+    model = _model(match.config)
+    if not match.heads_known:
+        model["num_heads"] = None
+    return {
+        "path": str(path),
+        "kind": weights.format,
+        "family": match.family,
+        "family_title": match.dialect.title,
+        **model,
+        "dtype": ", ".join(sorted({tensor.dtype for tensor in weights.tensors.values()})),
+        "saved_with_it": weights.about,
+    }
+
+
+def _model(config: ViTConfig) -> Report:
+    return {
+        "variant": variant_name(config),
+        "num_parameters": num_parameters(config),
+        **dataclasses.asdict(config),
+    }
+
+
+def _lines(report: Mapping[str, Any], indent: str = "") -> list[str]:
+    lines = []
+    width = max((len(name) for name in report), default=0)
+    for name, value in report.items():
+        label = f"{indent}{name.replace('_', ' '):{width}}"
+        if isinstance(value, Mapping):
+            lines += [label.rstrip(), *_lines(value, indent + "  ")] if value else []
+        else:
+            lines.append(f"{label}  {_text(value)}")
+    return lines
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "unknown"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if type(value) is int else str(value)

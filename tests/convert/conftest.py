@@ -1,0 +1,124 @@
+"""Tiny checkpoints as PyTorch programs write them; torch and timm are the other side."""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+State = dict[str, "torch.Tensor"]
+
+
+@pytest.fixture(scope="session")
+def torch() -> ModuleType:
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="session")
+def timm(torch) -> ModuleType:
+    """timm, which needs torchvision's operators to exist: a CPU-only torch lacks them."""
+    if "timm" not in sys.modules:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            if not hasattr(torch.ops.torchvision, name):
+                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return pytest.importorskip("timm")
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(torch, timm) -> Callable:
+    """Builds timm's transformer, 24 wide and 2 deep, with weights far from their start values."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    def build(reg_tokens: int = 4, **changes):
+        sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
+        options = {"num_classes": 5, "no_embed_class": True, "init_values": 0.3, **changes}
+        model = VisionTransformer(**sizes | options, reg_tokens=reg_tokens).eval()
+        generator = torch.Generator().manual_seed(reg_tokens)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+        return model
+
+    return build
+
+
+def to_study(state: State) -> State:
+    """timm's names as the study and DeiT-III's authors write them."""
+    names = {"ls1.gamma": "gamma_1", "ls2.gamma": "gamma_2", "reg_token": "reg_tokens"}
+    renamed = {}
+    for name, tensor in state.items():
+        for theirs, studys in names.items():
+            name = name.replace(theirs, studys)
+        renamed[name] = tensor
+    return renamed
+
+
+@pytest.fixture(scope="session")
+def study_state(tiny_vit) -> Callable[..., State]:
+    """The tensors of a tiny model of the study's."""
+    return lambda reg_tokens=4, **changes: to_study(tiny_vit(reg_tokens, **changes).state_dict())
+
+
+@pytest.fixture(scope="session")
+def study_file(torch, study_state, tmp_path_factory) -> Path:
+    """A checkpoint as the study's training writes it, optimizer and arguments included."""
+    state = study_state()
+    parameters = [torch.nn.Parameter(tensor.clone()) for tensor in state.values()]
+    optimizer = torch.optim.AdamW(parameters)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    content = {
+        "model": state,
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": {"base_values": [4e-3], "metric": math.nan},
+        "epoch": 799,
+        "model_ema": {name: 2 * tensor for name, tensor in state.items()},
+        "scaler": {"scale": 65536.0},
+        "args": argparse.Namespace(model="deit_tiny_test", lr=4e-3, cutmix_minmax=None),
+    }
+    path = tmp_path_factory.mktemp("study") / "checkpoint_799.pth"
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture
+def convert(monkeypatch, capsys) -> Callable[..., str]:
+    """Runs `regvit-convert` and gives what it printed."""
+    from convert.cli import main
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["regvit-convert", *map(str, arguments)])
+        main()
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys) -> Callable[..., str]:
+    """Runs `regvit-convert`, which must end with status 2 and a message; gives the message."""
+    from convert.cli import main
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["regvit-convert", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        message = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert message.startswith("Error: ")
+        assert "Traceback" not in message
+        return message
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray:
+    """Two images of 32 x 32 px, channels last."""
+    return np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)

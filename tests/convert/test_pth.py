@@ -1,0 +1,135 @@
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from convert import pth
+from convert.pickles import Tensor
+from regvit_jax import InputError
+
+DTYPES = ["float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8"]
+
+
+def values(file, tensor):
+    assert isinstance(tensor, Tensor)
+    return file.stored(tensor).read()
+
+
+@pytest.fixture(params=[True, False], ids=["zip", "before-1.6"])
+def save(request, torch, tmp_path):
+    def save(content):
+        path = tmp_path / "file.pth"
+        torch.save(content, path, _use_new_zipfile_serialization=request.param)
+        return path
+
+    return save
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "bool"])
+def test_values_of_every_type_are_those_that_torch_reads(torch, save, dtype):
+    tensor = (10 * torch.randn(3, 5)).to(getattr(torch, dtype))
+    path = save({"a": tensor})
+    file = pth.read(path)
+    found = values(file, file.content["a"])
+    assert found.dtype.name == dtype
+    expected = torch.load(path)["a"]
+    np.testing.assert_array_equal(found.astype(np.float64), expected.to(torch.float64).numpy())
+
+
+def test_views_and_shared_storages_come_back_as_they_were(torch, save):
+    base = torch.arange(60.0).reshape(3, 4, 5)
+    tensors = {
+        "base": base,
+        "transposed": base.transpose(0, 2),
+        "slice": base[1:, ::2, 3],
+        "scalar": base[2, 1, 0],
+        "empty": base[:, :0],
+        "parameter": torch.nn.Parameter(base[0]),
+    }
+    file = pth.read(save(tensors))
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(values(file, file.content[name]), tensor.detach().numpy())
+
+
+def test_everything_beside_the_tensors_is_read_too(torch, save):
+    import argparse
+
+    content = {
+        "args": argparse.Namespace(lr=0.1, names=["a", None], nested={"b": (1, True)}),
+        "loss": np.float64(0.25),
+        "count": np.int64(7),
+        "size": torch.Size([2, 3]),
+        "big": 2**70,
+    }
+    found = pth.read(save(content)).content
+    assert vars(found["args"]) == vars(content["args"])
+    assert found["loss"] == 0.25
+    assert found["count"] == 7
+    assert found["size"] == (2, 3)
+    assert found["big"] == 2**70
+
+
+def test_the_file_is_mapped_rather_than_copied(torch, save):
+    file = pth.read(save({"a": torch.zeros(1000)}))
+    array = values(file, file.content["a"])
+    assert not array.flags.owndata
+    assert not array.flags.writeable
+
+
+def test_reading_needs_no_torch(torch, save):
+    path = save({"model": {"a": torch.ones(2, dtype=torch.bfloat16)}})
+    code = (
+        "import sys, pathlib; from convert import pth; "
+        f"file = pth.read(pathlib.Path({str(path)!r})); "
+        "print(file.stored(file.content['model']['a']).read().sum(), 'torch' in sys.modules, "
+        "'jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False", "False"]
+
+
+def test_a_file_cut_short_anywhere_is_refused_by_name(torch, save):
+    path = save({"a": torch.randn(100), "b": torch.randn(50)})
+    whole = path.read_bytes()
+    for size in (30, 100, len(whole) // 2, len(whole) - 100, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=r"file\.pth is (cut short|damaged)"):
+            pth.read(path)
+
+
+def test_a_flipped_bit_in_the_values_is_noticed(torch, tmp_path):
+    path = tmp_path / "file.pth"
+    torch.save({"a": torch.full((64,), 3.25)}, path)
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(np.float32(3.25).tobytes()) + 1] ^= 4
+    path.write_bytes(whole)
+    file = pth.read(path)
+    with pytest.raises(InputError, match=r"the checksum of file/data/0 does not match"):
+        values(file, file.content["a"])
+
+
+def test_a_file_written_without_checksums_is_read(torch, tmp_path):
+    path = tmp_path / "file.pth"
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.ones(3)}, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    file = pth.read(path)
+    np.testing.assert_array_equal(values(file, file.content["a"]), np.ones(3))
+
+
+def test_compressed_entries_are_refused_before_they_are_unpacked(torch, tmp_path):
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data.pkl", bytes(10**7))
+    with pytest.raises(InputError, match=r"bomb/data.pkl is compressed \(\d+ bytes that claim"):
+        pth.read(path)
+
+
+def test_zip_archives_of_another_kind_are_called_by_their_name(torch, tmp_path):
+    np.savez(tmp_path / "arrays.npz", a=np.zeros(3))
+    with pytest.raises(InputError, match="is a zip archive, not a checkpoint"):
+        pth.read(tmp_path / "arrays.npz")

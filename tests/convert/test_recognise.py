@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from convert.dialects import DIALECTS
+from convert.recognise import NUM_HEADS, recognise
+from convert.rules import rules
+from convert.stored import Stored
+from regvit_jax import VARIANTS, InputError
+
+
+def stored(state):
+    return {
+        k: Stored(tuple(v.shape), str(v.dtype).split(".")[-1], v.numpy) for k, v in state.items()
+    }
+
+
+def tensors_of(config, family="deit"):
+    """What a file of a model must hold, by the table."""
+    shapes = {}
+    for rule in rules(DIALECTS[family], config):
+        shapes |= rule.their_shapes()
+    return {name: Stored(shape, "float32", lambda: np.zeros(0)) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("family", DIALECTS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_is_recognised_from_its_tensors(family, variant):
+    match = recognise(tensors_of(VARIANTS[variant], family))
+    match.check("file.pth")
+    assert (match.family, match.config) == (family, VARIANTS[variant])
+
+
+def test_the_heads_of_all_variants_are_known():
+    for config in VARIANTS.values():
+        assert NUM_HEADS[config.embed_dim] == config.num_heads
+
+
+def test_a_width_that_nobody_published_needs_the_number_of_heads(study_state):
+    tensors = stored(study_state())
+    with pytest.raises(InputError, match=r"--num-heads N"):
+        recognise(tensors).check("file.pth")
+    match = recognise(tensors, num_heads=3)
+    match.check("file.pth")
+    assert match.config.num_heads == 3
+
+
+def test_all_that_does_not_fit_is_reported_at_once(torch, study_state):
+    state = study_state()
+    del state["norm.bias"], state["blocks.1.gamma_2"]
+    state["dist_token"] = torch.zeros(1, 1, 24)
+    state["pos_embed"] = torch.zeros(1, 17, 24)
+    state["cls_token"] = torch.zeros(1, 1, 25)
+    state["head.bias"] = torch.zeros(5, dtype=torch.int64)
+    with pytest.raises(InputError) as error:
+        recognise(stored(state)).check("file.pth")
+    message = str(error.value)
+    assert "nearest is DeiT-III (official, or the study's), with 2 blocks of width 24" in message
+    for line in (
+        "missing tensor norm.bias (24,)",
+        "missing tensor blocks.1.gamma_2 (24,)",
+        "unexpected tensor dist_token (1, 1, 24)",
+        "wrong shape: pos_embed expected (1, 16, 24), found (1, 17, 24)",
+        "wrong shape: cls_token expected (1, 1, 24), found (1, 1, 25)",
+        "wrong type: head.bias int64",
+    ):
+        assert line in message
+
+
+def test_a_model_of_another_kind_is_refused_with_a_short_list(torch):
+    state = {f"layer{i}.conv.weight": torch.zeros(3, 3) for i in range(500)}
+    with pytest.raises(InputError, match=r"\.\.\. and 488 more") as error:
+        recognise(stored(state)).check("resnet.pth")
+    assert str(error.value).count("\n") < 60
+
+
+def test_absurd_names_and_shapes_are_no_reason_to_hang():
+    tensors = {f"blocks.{10**12}.norm1.weight": Stored((2**40,), "float32", lambda: np.zeros(0))}
+    with pytest.raises(InputError, match="no vision transformer"):
+        recognise(tensors).check("file.pth")
