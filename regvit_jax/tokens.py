@@ -74,8 +74,11 @@ def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int,
     """
     if layers is None:
         return tuple(range(depth))
-    wanted = range(depth - layers, depth) if isinstance(layers, int) else layers
-    resolved = tuple(i + depth if i < 0 else i for i in wanted)
+    if isinstance(layers, int):
+        if not 0 <= layers <= depth:
+            raise InputError(f"No such blocks in a model of depth {depth}: the last {layers}.")
+        return tuple(range(depth - layers, depth))
+    resolved = tuple(i + depth if i < 0 else i for i in layers)
     if bad := [i for i in resolved if not 0 <= i < depth]:
         raise InputError(f"No such blocks in a model of depth {depth}: {bad} (from {layers!r}).")
     return resolved

@@ -1,0 +1,154 @@
+"""Does a checkpoint directory give back exactly what was saved, or say what is wrong?"""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from regvit_jax import DeiT3, InputError, ViTConfig, load, save
+from regvit_jax.checkpoint import CheckpointInfo, flatten, read_info, resolve
+from regvit_jax.preprocess import Preprocess
+
+CONFIG = ViTConfig(
+    embed_dim=24, depth=2, num_heads=3, patch_size=8, image_size=32, num_registers=4, num_classes=5
+)
+INFO = CheckpointInfo(
+    model=CONFIG,
+    source={"file": "weights.pth", "sha256": "0" * 64},
+    class_names=("a", "b", "c", "d", "e"),
+    preprocess=Preprocess.square(32),
+    metrics={"top1": {"value": 0.5, "n": 10}},
+)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.jit(DeiT3(CONFIG).init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+
+
+@pytest.fixture
+def checkpoint(tmp_path, params):
+    save(tmp_path / "model", params, INFO)
+    return tmp_path / "model"
+
+
+def test_a_checkpoint_gives_back_the_model_and_every_bit_of_its_weights(checkpoint, params):
+    model, loaded = load(checkpoint)
+    assert model.config == CONFIG
+    assert read_info(checkpoint) == INFO
+    saved, loaded = flatten(params), flatten(loaded)
+    assert saved.keys() == loaded.keys()
+    for name, leaf in loaded.items():
+        assert isinstance(leaf, np.ndarray)
+        np.testing.assert_array_equal(leaf, saved[name])
+
+
+def test_a_training_run_stands_for_its_newest_checkpoint(checkpoint):
+    assert resolve(checkpoint.parent) == checkpoint
+    assert load(checkpoint.parent)[0].config == CONFIG
+
+
+def test_an_existing_checkpoint_is_kept_unless_overwriting_is_asked_for(checkpoint, params):
+    with pytest.raises(InputError, match="exists already"):
+        save(checkpoint, params, INFO)
+    changed = jax.tree.map(lambda x: x + 1, params)
+    save(checkpoint, changed, INFO, overwrite=True)
+    np.testing.assert_array_equal(load(checkpoint)[1]["norm"]["scale"], 2.0)
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["model"]
+
+
+def test_weights_that_do_not_fit_are_all_named_and_nothing_is_written(tmp_path, params):
+    wrong = {name: value for name, value in params.items() if name != "cls_token"}
+    wrong |= {"surprise": np.zeros(3), "reg_tokens": np.zeros((1, 2, 24), np.float32)}
+    wrong["pos_embed"] = np.asarray(params["pos_embed"], np.float16)
+    with pytest.raises(InputError) as error:
+        save(tmp_path / "model", wrong, INFO)
+    for part in (
+        "missing cls_token (1, 1, 24)",
+        "unknown surprise (3,)",
+        "reg_tokens has shape (1, 2, 24), expected (1, 4, 24)",
+        "pos_embed is float16, expected float32",
+    ):
+        assert part in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_configuration_of_another_model_is_refused(checkpoint):
+    path = checkpoint / "config.json"
+    values = json.loads(path.read_text())
+    values["model"]["num_registers"] = 2
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"reg_tokens has shape \(1, 4, 24\), expected \(1, 2, 24"):
+        load(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not a checkpoint's configuration"),
+        ("[]", "not a checkpoint's configuration"),
+        ("{}", "not a checkpoint's configuration"),
+        ('{"format": 7}', "format 7, this version reads 1"),
+    ],
+)
+def test_a_damaged_configuration_is_named(checkpoint, content, message):
+    (checkpoint / "config.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        load(checkpoint)
+
+
+def test_an_unknown_model_field_is_refused_and_not_ignored(checkpoint):
+    path = checkpoint / "config.json"
+    values = json.loads(path.read_text())
+    values["model"]["num_regs"] = 4
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"unknown fields \['num_regs'\]"):
+        load(checkpoint)
+
+
+def test_truncated_weights_are_named(checkpoint):
+    for path in sorted((checkpoint / "params").rglob("*")):
+        if path.is_file() and path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match="damaged or cut short"):
+        load(checkpoint)
+
+
+def test_missing_weights_are_named(checkpoint):
+    (checkpoint / "params").rename(checkpoint / "elsewhere")
+    with pytest.raises(InputError, match="damaged or cut short"):
+        load(checkpoint)
+
+
+def test_a_pytorch_file_is_answered_with_the_command_that_converts_it(tmp_path):
+    path = tmp_path / "deit_3_small_224_1k.pth"
+    path.write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"regvit-convert import .*deit_3_small_224_1k\.pth "):
+        load(path)
+
+
+@pytest.mark.parametrize("name", ["absent", "empty"])
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=name):
+        load(tmp_path / name)
+
+
+def test_a_failed_save_leaves_the_earlier_checkpoint_whole(checkpoint, params, monkeypatch):
+    """A disk that is full while the configuration is written."""
+
+    def fail(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    before = flatten(load(checkpoint)[1])
+    monkeypatch.setattr("regvit_jax.checkpoint.json.dumps", fail)
+    with pytest.raises(OSError, match="No space left"):
+        save(checkpoint, params, dataclasses.replace(INFO, metrics={}), overwrite=True)
+    monkeypatch.undo()
+    assert read_info(checkpoint) == INFO
+    after = flatten(load(checkpoint)[1])
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["model"]

@@ -1,0 +1,114 @@
+"""Do images arrive whole, once, in order, and with the right label?"""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from regvit_jax.data import Batches, FolderSource, open_source
+from regvit_jax.errors import InputError
+from regvit_jax.preprocess import Preprocess
+
+SMALL = Preprocess(height=8, width=8, short_side=8)
+
+
+def write_images(folder, values):
+    """One flat grey image per value: its colour tells which image it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for value in values:
+        Image.new("RGB", (12, 10), (value, value, value)).save(folder / f"{value:03}.png")
+
+
+def test_a_folder_of_images_is_read_in_the_order_of_its_names(tmp_path):
+    write_images(tmp_path, [9, 3, 7])
+    source = open_source(str(tmp_path))
+    assert source.file_names == ("003.png", "007.png", "009.png")
+    assert source.class_names == ()
+    assert source[1].label == -1
+
+
+def test_class_folders_give_labels(tmp_path):
+    write_images(tmp_path / "val" / "tench", [1, 2])
+    write_images(tmp_path / "val" / "church", [3])
+    write_images(tmp_path / "train" / "church", [4])
+    source = open_source(str(tmp_path))
+    assert source.class_names == ("church", "tench")
+    assert [source[i].label for i in range(3)] == [0, 1, 1]
+    assert open_source(str(tmp_path), "train").file_names == ("church/004.png",)
+
+
+def test_every_image_arrives_once_and_in_order(tmp_path):
+    write_images(tmp_path, range(23))
+    batches = Batches(open_source(str(tmp_path)), SMALL, batch_size=5, workers=3)
+    arrived = list(batches)
+    assert len(batches) == len(arrived) == 5
+    assert all(batch.pixels.shape == (5, 8, 8, 3) for batch in arrived)
+    indices = np.concatenate([batch.indices[batch.is_real] for batch in arrived])
+    values = np.concatenate([batch.pixels[batch.is_real, 0, 0, 0] for batch in arrived])
+    np.testing.assert_array_equal(indices, np.arange(23))
+    np.testing.assert_array_equal(values, np.arange(23))
+    np.testing.assert_array_equal(arrived[-1].is_real, [True, True, True, False, False])
+
+
+def test_chosen_images_arrive_in_the_chosen_order(tmp_path):
+    write_images(tmp_path, range(9))
+    batches = Batches(open_source(str(tmp_path)), SMALL, 2, indices=np.array([7, 0, 4]))
+    values = [int(value) for batch in batches for value in batch.pixels[batch.is_real, 0, 0, 0]]
+    assert values == [7, 0, 4]
+
+
+def test_a_damaged_image_stops_the_run_and_is_named(tmp_path):
+    write_images(tmp_path, range(4))
+    (tmp_path / "002.png").write_bytes(b"\x89PNG nonsense")
+    with pytest.raises(InputError, match=r"002\.png.*--skip-unreadable"):
+        list(Batches(open_source(str(tmp_path)), SMALL, 2))
+
+
+def test_damaged_images_are_skipped_and_counted_on_request(tmp_path):
+    write_images(tmp_path, range(7))
+    for name in ("000.png", "005.png"):
+        (tmp_path / name).write_bytes(b"")
+    batches = Batches(open_source(str(tmp_path)), SMALL, 2, skip_unreadable=True)
+    indices = [int(i) for batch in batches for i in batch.indices[batch.is_real]]
+    assert indices == [1, 2, 3, 4, 6]
+    assert len(batches.skipped) == 2
+    assert "005.png" in batches.skipped[1]
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_a_folder_without_images_is_refused(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
+    with pytest.raises(InputError, match=name):
+        FolderSource.open(tmp_path / name)
+
+
+def test_real_photographs_have_three_channels(photographs):
+    """Imagenette has greyscale files; all 3,925 are listed, in 10 classes."""
+    source = FolderSource.open(photographs)
+    assert (len(source), len(source.class_names)) == (3925, 10)
+    batches = Batches(source, Preprocess(), 32, indices=np.arange(0, 3925, 50))
+    count = sum(int(batch.is_real.sum()) for batch in batches)
+    assert count == 79
+
+
+def test_boxes_move_with_the_pixels():
+    """A white rectangle on black is found, after resizing, where its box went."""
+    pixels = np.zeros((375, 500, 3), np.uint8)
+    pixels[100:220, 130:310] = 255
+    box = np.array([[130.0, 100.0, 310.0, 220.0]])
+    for preprocess in (Preprocess(), Preprocess(resize="squash"), Preprocess(short_side=256)):
+        white = preprocess.pixels(Image.fromarray(pixels))[..., 0] > 127
+        rows, cols = np.flatnonzero(white.any(1)), np.flatnonzero(white.any(0))
+        found = [cols[0], rows[0], cols[-1] + 1, rows[-1] + 1]
+        moved = preprocess.boxes(box, width=500, height=375)[0]
+        np.testing.assert_allclose(moved, found, rtol=0, atol=0.75)
+
+
+def test_a_box_outside_the_crop_has_no_area():
+    moved = Preprocess().boxes(np.array([[0.0, 10.0, 30.0, 60.0]]), width=500, height=375)[0]
+    assert moved[0] == moved[2] == 0
+
+
+def test_a_crop_larger_than_the_image_is_refused():
+    with pytest.raises(InputError, match="short_side 200 px is smaller than the crop of 224"):
+        Preprocess(short_side=200)
