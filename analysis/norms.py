@@ -25,6 +25,7 @@ from regvit_jax.tokens import TokenLayout
 QUANTILES = {"q02": 0.02, "median": 0.5, "q90": 0.9, "q98": 0.98, "q99": 0.99, "q99_5": 0.995}
 NORMED = "normed"
 _BINS = 256
+_OCTAVE_PARTS = 16  # bins per doubling of the norm, in the drawn histogram
 
 
 def token_norms(trace: ViTTrace, layout: TokenLayout) -> Float[Array, "b l t"]:
@@ -148,7 +149,7 @@ def summarise(store: NormStore, bootstrap: Bootstrap) -> NormSummary:
         emergence=_emergence(store, last > cut, cut / float(np.median(last))),
         drawn_cut=cut,
         map=(last > cut).mean(axis=0).reshape(layout.grid),
-        histogram=np.histogram(last, bins=_log_edges(last, 120)),
+        histogram=_ratio_histogram(last),
     )
 
 
@@ -210,6 +211,14 @@ def _emergence(store: NormStore, is_large, cut_ratio: float) -> list[float] | No
         patches = store.patches(index)
         shares_out.append(float((patches > cut_ratio * np.median(patches))[is_large].mean()))
     return shares_out
+
+
+def _ratio_histogram(values):
+    """Counts and edges, in bins a sixteenth of a doubling wide that are the same for all models."""
+    median = float(np.median(values))
+    position = np.log2(np.maximum(values / median, 2.0**-8)) * _OCTAVE_PARTS
+    edges = np.arange(np.floor(position.min()), np.floor(position.max()) + 2)
+    return np.histogram(position, edges)[0], median * 2.0 ** (edges / _OCTAVE_PARTS)
 
 
 def _log_edges(values, num_bins: int):

@@ -153,7 +153,9 @@ def judge(
         )
         return Verdict("not found", reason, group)
     grown = (
-        "" if group.growth is None else f", {group.growth:.1f} times as far out as before block 1"
+        ""
+        if group.growth is None
+        else f", {group.growth:.1f} times as far out as before the first block"
     )
     reason = (
         f"{described}{grown}; the valley before them has {100 * group.valley:.0f} % of the peak's "
@@ -243,7 +245,7 @@ def _deepest_valley(density, above, edges, least_peak) -> tuple[int, int] | None
 
 
 def _growth(norms, embedded, in_group: Bool[np.ndarray, "n p"]) -> float:
-    """How much further from the bulk the group is than the same patches were before block 1."""
+    """How much further from the bulk the same patches are than before the first block."""
     now = np.median(norms[in_group]) / np.median(norms)
     before = np.median(embedded[in_group]) / np.median(embedded)
     return float(now / before)

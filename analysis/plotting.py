@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -27,6 +29,7 @@ SERIES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 LINE_STYLES = ("-", "--", "-.", ":")
 COLOUR_MAP = "viridis"
 DPI = 160
+_DARKEST = 0.3  # what shading leaves of a colour where the image is black
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -91,29 +94,25 @@ def show_map(
     limits: tuple[float, float],
     pixels: UInt8[np.ndarray, "h w 3"] | None = None,
 ) -> Any:
-    """A map of patches as coloured squares; over the grey image if there is one.
+    """A map of patches as coloured squares; shaded by the grey image if there is one.
+
+    Shading keeps the hue, so that the colour bar holds for maps on images too.
 
     Returns:
       What a colour bar is made from.
     """
     rows, cols = values.shape
     extent = (0.0, float(cols), float(rows), 0.0)
-    alpha = None
+    coloured = ScalarMappable(Normalize(*limits), COLOUR_MAP)
+    picture = coloured.to_rgba(values)[..., :3]
     if pixels is not None:
-        grey = pixels.astype(np.float64).mean(axis=2)
-        axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=extent)
-        alpha = 0.62
-    drawn = axes.imshow(
-        values,
-        cmap=COLOUR_MAP,
-        vmin=limits[0],
-        vmax=limits[1],
-        extent=extent,
-        interpolation="nearest",
-        alpha=alpha,
-    )
+        height, width = pixels.shape[:2]
+        picture = picture.repeat(height // rows, axis=0).repeat(width // cols, axis=1)
+        grey = pixels.astype(np.float64).mean(axis=2, keepdims=True) / 255
+        picture = picture * (_DARKEST + (1 - _DARKEST) * grey)
+    axes.imshow(picture, extent=extent, interpolation="nearest")
     hide_ticks(axes)
-    return drawn
+    return coloured
 
 
 def outline_patches(axes: Axes, cells: Sequence[tuple[int, int]], scale: float = 1.0) -> None:

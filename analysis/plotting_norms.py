@@ -30,6 +30,12 @@ from analysis.plotting import (
 
 NUM_OUTLINED = 5
 
+_BANDS = (
+    ("q02", "q90", 0.15, "patches, 2 to 90 %"),
+    ("q90", "q99", 0.30, "patches, 90 to 99 %"),
+    ("q99", "max", 0.50, "patches, top 1 %"),
+)
+
 _CUT_STYLES = {
     "quantile_98": ("98 % quantile (always 2 %)", GREEN, ":"),
     "quantile_99_5": ("99.5 % quantile (always 0.5 %)", GREEN, "--"),
@@ -62,9 +68,7 @@ def by_layer_figure(panels: Sequence[NormPanel]) -> Figure:
         figure, axes = _panel_grid(panels, "Token norms by layer", height=3.1)
         for axis, panel in zip(axes, panels, strict=True):
             _draw_layers(axis, panel)
-        figure.legend(
-            *_all_handles(axes), loc="outside lower center", ncols=6, title="One token is one norm"
-        )
+        figure.legend(*_all_handles(axes), loc="outside lower center", ncols=5)
     return figure
 
 
@@ -75,12 +79,10 @@ def _draw_layers(axis: Axes, panel: NormPanel) -> None:
         by_kind.setdefault(row.kind, []).append(row.values)
     patches = by_kind.pop("patches")
     x = np.arange(len(patches))
-    bands = (("q02", "q98", 0.18, "patches, 2-98 %"), ("q98", "max", 0.40, "patches, top 2 %"))
-    for low, high, alpha, label in bands:
+    for low, high, alpha, label in _BANDS:
         lower, upper = ([values[q].value for values in patches] for q in (low, high))
         axis.fill_between(x, lower, upper, color=BLUE, alpha=alpha, linewidth=0, label=label)
     axis.plot(x, [v["median"].value for v in patches], color=BLUE, lw=1.8, label="patches, median")
-    axis.plot(x, [v["max"].value for v in patches], color=BLUE, lw=0.8, label="patches, largest")
     for place, (kind, rows) in enumerate(by_kind.items()):
         color = BLACK if kind == "cls" else SERIES[1 + (place - 1) % (len(SERIES) - 1)]
         label = "CLS, median" if kind == "cls" else f"register {kind.removeprefix('register_')}"
@@ -90,7 +92,7 @@ def _draw_layers(axis: Axes, panel: NormPanel) -> None:
     _plain_log_ticks(axis.yaxis)
     axis.set_xlim(0, len(x) - 1)
     axis.set_xticks(x[:: max(1, len(x) // 8)])
-    axis.set_xlabel("after block (0: before the first)")
+    axis.set_xlabel("blocks passed")
     axis.set_title(f"{panel.title}\nn = {panel.summary.num_images} images", loc="left")
     if axis.get_subplotspec().is_first_col():
         axis.set_ylabel("L2 norm of a token")
@@ -101,17 +103,20 @@ def histogram_figure(panels: Sequence[NormPanel]) -> Figure:
     with styled():
         title = "Patch norms after the last block (before the last LayerNorm)"
         figure, axes = _panel_grid(panels, title, height=2.9, share_x=True)
+        limits = _ratio_limits(panels)
         for axis, panel in zip(axes, panels, strict=True):
-            _draw_histogram(axis, panel)
-        low = min(axis.get_xlim()[0] for axis in axes)
-        high = max(3.4, *(axis.get_xlim()[1] for axis in axes))
-        for axis in axes:
-            axis.set_xlim(low, high)
+            _draw_histogram(axis, panel, limits)
         figure.legend(*_all_handles(axes), loc="outside lower center", ncols=3)
     return figure
 
 
-def _draw_histogram(axis: Axes, panel: NormPanel) -> None:
+def _ratio_limits(panels: Sequence[NormPanel]) -> tuple[float, float]:
+    """The range of norms, in medians, that holds all panels and the line at 3 x the median."""
+    ends = [panel.summary.histogram[1][[0, -1]] / _median(panel.summary) for panel in panels]
+    return min(end[0] for end in ends) / 1.05, max(3.3, *(end[1] for end in ends)) * 1.05
+
+
+def _draw_histogram(axis: Axes, panel: NormPanel, limits: tuple[float, float]) -> None:
     summary = panel.summary
     median = _median(summary)
     counts, edges = summary.histogram
@@ -119,16 +124,16 @@ def _draw_histogram(axis: Axes, panel: NormPanel) -> None:
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_ylim(bottom=0.7)
-    axis.set_xlim(edges[0] / median / 1.05, edges[-1] / median * 1.05)
+    axis.set_xlim(*limits)
     _plain_log_ticks(axis.xaxis)
     for name, cut in summary.thresholds["last"].items():
         label, color, style = _CUT_STYLES[name]
-        if edges[0] / 2 < cut < max(edges[-1], 3.3 * median):
+        if limits[0] < cut / median < limits[1]:
             axis.axvline(cut / median, color=color, ls=style, lw=1.4, label=label)
     answer = summary.verdict.answer
     axis.set_title(
-        f"{panel.title}\noutliers: {answer} · median norm {median:.3g} · "
-        f"n = {summary.num_images} x {summary.num_patches} patches",
+        f"{panel.title}\noutliers: {answer}\nmedian norm {median:.3g}, "
+        f"n = {summary.num_images} images x {summary.num_patches}",
         loc="left",
         fontsize=8.5,
     )
@@ -197,10 +202,10 @@ def _draw_emergence(axis: Axes, panels: Sequence[NormPanel]) -> None:
             shares, color=SERIES[i % len(SERIES)], ls=style, marker="o", ms=3, label=panel.title
         )
     axis.set_ylim(-3, 103)
-    axis.set_xlabel("after block (0: before the first)")
+    axis.set_xlabel("blocks passed")
     axis.set_ylabel("already as far from\nthe median there (%)")
     axis.set_title("Patches that are large after the last block", loc="left")
-    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    axis.legend(loc="best")
     longest = max(len(panel.summary.verdicts) for panel in panels)
     axis.set_xticks(np.arange(longest)[:: max(1, longest // 12)])
 

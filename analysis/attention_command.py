@@ -1,0 +1,265 @@
+"""What does `regvit-analyze attention` do? From checkpoints and images to a result folder."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from analysis.attention import (
+    MEASURES,
+    Accumulator,
+    AttentionSummary,
+    attention_rows,
+    embedding_similarity,
+    query_names,
+    summarise_attention,
+)
+from analysis.bootstrap import Bootstrap, Estimate
+from analysis.extract import extract
+from analysis.options import AttentionOptions
+from analysis.plotting import save_figure
+from analysis.plotting_attention import (
+    AttentionPanel,
+    ShownAttention,
+    average_figure,
+    by_layer_figure,
+    heads_figure,
+    maps_figure,
+    side_by_side_figure,
+    similarity_figure,
+)
+from analysis.results import FigureFile, ResultFolder, estimate_columns
+from analysis.subjects import Subject, choose_images, choose_shown, open_batches, open_subjects
+from regvit_jax.checkpoint import versions
+from regvit_jax.data import Source
+from regvit_jax.errors import InputError
+from regvit_jax.tokens import resolve_layers
+
+Drawn = list[tuple[FigureFile, Figure]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Attended:
+    """One model's attention, reduced to what is written."""
+
+    subject: Subject
+    layer: int
+    """Block of the maps, from 0."""
+    summary: AttentionSummary
+    shown: list[ShownAttention]
+    skipped: list[str]
+
+    @property
+    def block(self) -> str:
+        """The block of the maps in words."""
+        last = self.subject.config.depth - 1
+        return (
+            f"the last block ({last})" if self.layer == last else f"block {self.layer} of 0-{last}"
+        )
+
+    @property
+    def slug(self) -> str:
+        """The label as part of a file name."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.subject.label)
+
+
+def analyse_attention(options: AttentionOptions) -> dict[str, Any]:
+    """Measures, writes everything into `options.out`, and returns what results.json says."""
+    subjects = open_subjects(options, "attention")
+    for subject in subjects:  # a wrong layer ends the command before any work
+        resolve_layers((options.layer,), subject.config.depth)
+    source, indices = choose_images(options)
+    shown = choose_shown(options, source, indices)
+    folder = ResultFolder(options.out, "attention", options.configuration(), options.overwrite)
+    with folder:
+        attended = [_attend(s, options, source, indices, shown) for s in subjects]
+        for model in attended:
+            _write_maps(folder, model)
+        results = {
+            "data": {
+                "name": source.name,
+                "split": options.split,
+                "num_images": attended[0].summary.num_images,
+                "skipped": attended[0].skipped,
+            },
+            "measures": MEASURES,
+            "models": [_model_json(model) for model in attended],
+            "comparisons": [],
+            "figures": [f.to_json() for f in _write_figures(folder, attended, options)],
+            "tables": _write_tables(folder, attended),
+            "versions": versions(),
+        }
+        folder.finish(results)
+    return results
+
+
+def _attend(
+    subject: Subject, options: AttentionOptions, source: Source, indices, shown
+) -> Attended:
+    (layer,) = resolve_layers((options.layer,), subject.config.depth)
+    batches = open_batches(options, subject, source, indices)
+    model, params = subject.load(options.seed)
+    layout = model.layout((subject.preprocess.height, subject.preprocess.width, 3))
+    accumulator, wanted, images = Accumulator(), set(shown.tolist()), []
+    for batch, rows in extract(model, params, batches, attention_rows(layer), label=subject.label):
+        accumulator.add(rows)
+        for i, index in enumerate(batch.indices.tolist()):
+            if index in wanted:
+                name = source.file_names[index].split("/")[-1]
+                maps = rows.maps[i].reshape(*rows.maps.shape[1:3], *layout.grid)
+                images.append(ShownAttention(name, batch.pixels[i].copy(), maps.copy()))
+    if not accumulator.num_images:
+        raise InputError(f"None of the {len(indices)} images of {source.name} can be read.")
+    summary = summarise_attention(
+        accumulator,
+        layout,
+        query_names(subject.config),
+        embedding_similarity(params),
+        Bootstrap(accumulator.num_images, options.bootstrap, options.seed),
+    )
+    return Attended(subject, layer, summary, images, batches.skipped)
+
+
+def _model_json(model: Attended) -> dict[str, Any]:
+    summary = model.summary
+    layers = []
+    for block in range(model.subject.config.depth):
+        entry: dict[str, Any] = {"block": block}
+        entry["queries"] = {
+            query: {name: summary.measures[name][block][i] for name in MEASURES}
+            for i, query in enumerate(summary.queries)
+        }
+        if summary.register_maps is not None:
+            cosine, centred = summary.register_maps[block]
+            entry["register_maps"] = {"cosine": cosine, "centred_cosine": centred}
+        layers.append(entry)
+    return model.subject.to_json() | {
+        "block": model.layer,
+        "queries": summary.queries,
+        "layers": layers,
+        "register_embedding_cosine": summary.register_embeddings,
+        "average_map": summary.average_map,
+        "arrays": f"attention_maps_{model.slug}.npz",
+    }
+
+
+def _write_maps(folder: ResultFolder, model: Attended) -> None:
+    import numpy as np
+
+    folder.write_arrays(
+        f"attention_maps_{model.slug}.npz",
+        {
+            "maps": np.stack([image.maps for image in model.shown]),
+            "average_map": model.summary.average_map,
+            "file_names": np.array([image.name for image in model.shown]),
+            "queries": np.array(model.summary.queries),
+            "block": np.array(model.layer),
+        },
+    )
+
+
+def _write_tables(folder: ResultFolder, attended: Sequence[Attended]) -> list[dict[str, str]]:
+    rows = []
+    for model in attended:
+        for block in range(model.subject.config.depth):
+            for i, query in enumerate(model.summary.queries):
+                row: dict[str, Any] = {
+                    "model": model.subject.label,
+                    "num_registers": model.subject.config.num_registers,
+                    "block": block,
+                    "query": query,
+                    "n": model.summary.num_images,
+                }
+                for name in MEASURES:
+                    row |= estimate_columns(name, model.summary.measures[name][block][i])
+                rows.append(row)
+    folder.write_table("attention_by_layer.csv", rows)
+    return [{"file": "attention_by_layer.csv", "title": "Attention by block and query"}]
+
+
+def _write_figures(
+    folder: ResultFolder, attended: Sequence[Attended], options: AttentionOptions
+) -> list[FigureFile]:
+    drawn = _map_figures(attended, options) + _summary_figures(attended)
+    for file, figure in drawn:
+        save_figure(figure, folder.partial, file.name)
+    return [file for file, _ in drawn]
+
+
+def _map_figures(attended: Sequence[Attended], options: AttentionOptions) -> Drawn:
+    drawn: Drawn = []
+    if len(attended) > 1 and options.heads != "each":
+        file = FigureFile(
+            "attention_cls",
+            "Attention of CLS, side by side",
+            "Mean over the heads; weights as they are, on one scale for all panels.",
+        )
+        models = [(model.subject.title, model.shown) for model in attended]
+        drawn.append((file, side_by_side_figure(models, attended[0].block)))
+    for model in attended:
+        title, queries = model.subject.title, model.summary.queries
+        if options.heads != "each":
+            file = FigureFile(
+                f"attention_maps_{model.slug}",
+                f"{title}: attention maps",
+                "Attention of CLS and of every register on the patches, mean over the heads: on "
+                "the image, and by itself below it.",
+            )
+            drawn.append((file, maps_figure(model.shown, queries, title, model.block)))
+        if options.heads != "mean":
+            file = FigureFile(
+                f"attention_heads_{model.slug}",
+                f"{title}: attention head by head",
+                "Attention of CLS and of every register on one image, in every head.",
+            )
+            drawn.append((file, heads_figure(model.shown[0], queries, title, model.block)))
+    return drawn
+
+
+def _summary_figures(attended: Sequence[Attended]) -> Drawn:
+    panels = [AttentionPanel(model.subject.title, model.summary) for model in attended]
+    by_layer = FigureFile(
+        "attention_by_layer",
+        "Attention by block",
+        "Means over the images with 95 % bands: where the attention of CLS goes, how evenly "
+        "queries look at patches, and the largest weight on one patch.",
+    )
+    average = FigureFile(
+        "attention_average",
+        "Average attention maps",
+        "Mean over all images and heads; spots that stay bright are attended to whatever the "
+        "image shows.",
+    )
+    drawn = [
+        (by_layer, by_layer_figure(panels)),
+        (average, average_figure(panels, attended[0].block)),
+    ]
+    if any(panel.summary.register_maps for panel in panels):
+        similarity = FigureFile(
+            "attention_registers",
+            "Likeness of the registers' maps",
+            "Attention is never negative, so that the plain cosine is high by construction; the "
+            "centred one is not.",
+        )
+        drawn.append((similarity, similarity_figure(panels)))
+    return drawn
+
+
+def summary_lines(results: dict[str, Any]) -> list[str]:
+    """What the command prints at the end: the last block in a line a model."""
+    lines = []
+    for model in results["models"]:
+        values: dict[str, Estimate] = model["layers"][-1]["queries"]["CLS"]
+        lines.append(
+            f"{model['title']}: in the last block CLS gives {_percent(values['mass_patches'])} of "
+            f"its attention to patches, {_percent(values['mass_registers'])} to registers; "
+            f"largest weight on a patch {_percent(values['largest_weight'])}; entropy "
+            f"{values['entropy'].value:.3f}"
+        )
+    return lines
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f} %"
