@@ -37,11 +37,11 @@ def tiny_vit(torch, timm) -> Callable:
     def build(reg_tokens: int = 4, **changes):
         sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
         options = {"num_classes": 5, "no_embed_class": True, "init_values": 0.3, **changes}
-        model = VisionTransformer(**sizes | options, reg_tokens=reg_tokens).eval()
-        generator = torch.Generator().manual_seed(reg_tokens)
-        with torch.no_grad():
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(reg_tokens)
+            model = VisionTransformer(**sizes | options, reg_tokens=reg_tokens).eval()
             for parameter in model.parameters():
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+                parameter += 0.1 * torch.randn(parameter.shape)
         return model
 
     return build
