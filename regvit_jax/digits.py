@@ -48,12 +48,12 @@ _OVERSAMPLING = (
 )
 
 # All ranges are uniform. Lengths are in image sides, colours in [0, 255].
-_DIGIT_HEIGHT = (0.40, 0.60)
-_TURN_DEGREES = (-12.0, 12.0)
-_SLANT = (-0.15, 0.15)
-_TEXTURE_LEVEL = (50.0, 110.0)
-_TEXTURE_CONTRAST = (0.4, 0.7)
-_SATURATION = (0.0, 0.55)
+_DIGIT_HEIGHT = (0.5, 0.6)
+_TURN_DEGREES = (-6.0, 6.0)
+_SLANT = (-0.06, 0.06)
+_TEXTURE_LEVEL = (40.0, 90.0)
+_TEXTURE_CONTRAST = (0.25, 0.5)
+_SATURATION = (0.0, 0.4)
 _SHADOW = 0.5
 _SHADOW_OFFSET = 1 / 32
 _MARGIN_CELLS = 2  # empty cells around a digit, for the turn
@@ -71,7 +71,7 @@ class Scene(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DigitsSource:
-    """Scenes of one split: which digit is decided by the index, the rest by (seed, epoch, index)."""
+    """Scenes of one split: the index decides on the digit, (seed, epoch, index) on the rest."""
 
     split: str
     size: int
@@ -117,7 +117,11 @@ class DigitsSource:
         return self.num_images
 
     def __getitem__(self, index: int) -> Sample:
-        scene = self.draw(index)
+        return self.sample(index)
+
+    def sample(self, index: int, epoch: int = 0) -> Sample:
+        """A scene as every source hands out images; another epoch draws it anew."""
+        scene = self.draw(index, epoch)
         return Sample(Image.fromarray(scene.pixels), scene.label, scene.box[None].astype(float))
 
     def draw(self, index: int, epoch: int = 0) -> Scene:
@@ -157,7 +161,8 @@ def textures_of(split: str, size: int) -> tuple[Float[np.ndarray, "h w 3"], ...]
 
 def _photograph_paths() -> list[Path]:
     spec = importlib.util.find_spec("skimage")
-    assert spec is not None and spec.origin is not None  # `open` has looked for it
+    assert spec is not None  # `open` has looked for it
+    assert spec.origin is not None
     folder = Path(spec.origin).parent / "data"
     return [folder / name for name in PHOTOGRAPHS]
 
@@ -207,7 +212,7 @@ def _draw_texture(
     crop = region[top : top + size, left : left + size]
     if generator.random() < 0.5:
         crop = crop[:, ::-1]
-    crop = np.rot90(crop, generator.integers(4))
+    crop = np.rot90(crop, int(generator.integers(4)))
     level, contrast = generator.uniform(*_TEXTURE_LEVEL), generator.uniform(*_TEXTURE_CONTRAST)
     return (level + contrast * (crop - crop.mean())).clip(0, 255).astype(np.float32)
 

@@ -1,0 +1,5 @@
+"""`python -m train` is `regvit-train`."""
+
+from train.cli import main
+
+main()

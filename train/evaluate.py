@@ -1,0 +1,106 @@
+"""How often is a model right, and how sure is that?"""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from regvit_jax import checkpoint
+from regvit_jax.checkpoint import Params
+from regvit_jax.data import Batches, Source, open_source
+from regvit_jax.errors import InputError
+from regvit_jax.model import DeiT3
+from regvit_jax.preprocess import Preprocess
+from train.step import TrainBatch, make_rank_step
+
+Z_95 = 1.959963984540054
+IMAGES_AT_ONCE = 64
+
+
+class Share(NamedTuple):
+    """A share of n images, with its 95 % interval."""
+
+    share: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        percent = (100 * value for value in (self.share, self.low, self.high))
+        return "{:.2f} % ({:.2f} to {:.2f}, n = {})".format(*percent, self.n)
+
+
+class Accuracy(NamedTuple):
+    """Top-1 and top-5 accuracy; with five classes or fewer, every answer is in the top 5."""
+
+    top1: Share
+    top5: Share
+
+    def to_json(self) -> dict[str, dict[str, float]]:
+        """Both shares with interval and n, by name."""
+        return {name: share._asdict() for name, share in self._asdict().items()}
+
+
+def wilson(hits: int, n: int) -> Share:
+    """A share with Wilson's interval, which also holds near 0 and 1.
+
+    Reference: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    share, z2 = hits / n, Z_95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return Share(share, max(0.0, centre - half), min(1.0, centre + half), n)
+
+
+def evaluate(model: DeiT3, params: Params, source: Source, preprocess: Preprocess) -> Accuracy:
+    """Accuracy over all images of a source, none left out and none counted twice."""
+    ranks_of = make_rank_step(model, preprocess)
+    devices = jax.local_device_count()
+    batch_size = -(-IMAGES_AT_ONCE // devices) * devices
+    ranks = []
+    for batch in Batches(source, preprocess, batch_size):
+        found = ranks_of(params, TrainBatch(batch.pixels, batch.labels.astype(np.int32)))
+        ranks.append(np.asarray(found)[batch.is_real])
+    all_ranks = np.concatenate(ranks)
+    return Accuracy(*(wilson(int((all_ranks < k).sum()), len(all_ranks)) for k in (1, 5)))
+
+
+def evaluate_checkpoint(directory: Path, data: str, split: str) -> dict[str, Any]:
+    """The accuracy of a checkpoint on one split, as `regvit-train eval` writes it.
+
+    Raises:
+      InputError: If the checkpoint or the data cannot be read, or their classes differ.
+    """
+    info, source = checkpoint.read_info(directory), open_source(data, split)
+    check_classes(info, source)
+    model, params = checkpoint.load(directory)
+    accuracy = evaluate(model, params, source, info.preprocess)
+    return {"checkpoint": str(directory), "data": source.name, **accuracy.to_json()}
+
+
+def check_classes(info: checkpoint.CheckpointInfo, source: Source) -> None:
+    """Raises unless the head's outputs stand for the source's classes, in the same order.
+
+    Raises:
+      InputError: If they do not.
+    """
+    if not source.class_names:
+        raise InputError(
+            f"The images in {source.name} are in no class folders; nothing to measure."
+        )
+    if info.class_names and info.class_names != source.class_names:
+        raise InputError(
+            f"The checkpoint knows the classes {_some(info.class_names)}, {source.name} has "
+            f"{_some(source.class_names)}. Evaluate it on the classes that it was trained for."
+        )
+    if info.model.num_classes != len(source.class_names):
+        raise InputError(
+            f"The checkpoint has {info.model.num_classes} classes, {source.name} has "
+            f"{len(source.class_names)}: there is no telling which output means which folder."
+        )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''} ({len(names)})"

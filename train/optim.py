@@ -1,0 +1,71 @@
+"""How do the parameters move? LAMB and AdamW with DeiT's partition, and the learning rate."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from regvit_jax.checkpoint import Params
+from train.recipe import OptimConfig
+
+UNDECAYED = frozenset({"pos_embed", "cls_token", "reg_tokens"})
+
+
+def rate_at(optim: OptimConfig, epochs: float, epoch: jax.typing.ArrayLike) -> jax.Array:
+    """The learning rate at a time: a straight rise, then a cosine whose clock runs from 0.
+
+    Args:
+      optim: With the rates.
+      epochs: Length of the run.
+      epoch: The time, in epochs since the start.
+
+    Reference: `CosineLRScheduler` of timm with `warmup_prefix=False`.
+    """
+    epoch = jnp.asarray(epoch, jnp.float32)
+    peak, final = optim.learning_rate, optim.final_learning_rate
+    fraction = jnp.clip(epoch / epochs, 0.0, 1.0)
+    cosine = final + 0.5 * (peak - final) * (1.0 + jnp.cos(math.pi * fraction))
+    start = optim.warmup_learning_rate
+    rise = start + epoch * (peak - start) / max(optim.warmup_epochs, 1e-12)
+    return jnp.where(epoch < optim.warmup_epochs, rise, cosine)
+
+
+def make_schedule(optim: OptimConfig, epochs: float, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate of each step, counted from 0."""
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(step)
+        if optim.rate_changes == "epoch":
+            return rate_at(optim, epochs, step // steps_per_epoch)
+        return rate_at(optim, epochs, step / steps_per_epoch)
+
+    return schedule
+
+
+def is_decayed(params: Params) -> Params:
+    """True for the matrix-like tensors: 50 in a model of depth 12.
+
+    These alone are decayed, and LAMB scales these alone by the ratio of norms: at LayerScale's
+    start values of 1e-4, the ratio would keep the other tensors from ever moving.
+
+    Reference: `param_groups_weight_decay` of timm; FusedLAMB of apex with `use_nvlamb=False`.
+    """
+
+    def decide(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.Array) -> bool:
+        return leaf.ndim > 1 and path[-1].key not in UNDECAYED
+
+    return jax.tree_util.tree_map_with_path(decide, params)
+
+
+def make_optimizer(optim: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Clipping, Adam's direction, decay, with LAMB the ratio of norms, and the learning rate."""
+    decayed_only = [optax.add_decayed_weights(optim.weight_decay)]
+    if optim.optimizer == "lamb":
+        decayed_only.append(optax.scale_by_trust_ratio())
+    return optax.chain(
+        optax.clip_by_global_norm(optim.clip_norm),
+        optax.scale_by_adam(b1=optim.beta1, b2=optim.beta2, eps=optim.epsilon),
+        optax.masked(optax.chain(*decayed_only), is_decayed),
+        optax.scale_by_learning_rate(schedule),
+    )

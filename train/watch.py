@@ -1,0 +1,77 @@
+"""What do the steps report, and is the loss still a number?"""
+
+import collections
+import math
+
+import optax
+
+from regvit_jax.errors import InputError
+from train.progress import ProgressLine
+from train.rundir import RunDirectory
+from train.step import StepMetrics
+
+STEPS_IN_FLIGHT = 2
+"""Without a bound, virtual CPU devices starve one another and XLA ends the process."""
+
+
+class StepWatch:
+    """Reads the metrics of each step, two steps late, so that the devices never wait for it.
+
+    Args:
+      run: Where the metrics are kept.
+      log_steps: Steps between lines.
+      schedule: The learning rate, which the lines mention.
+      line: What a person sees.
+    """
+
+    def __init__(
+        self, run: RunDirectory, log_steps: int, schedule: optax.Schedule, line: ProgressLine
+    ) -> None:
+        self.run, self.log_steps, self.schedule, self.line = run, log_steps, schedule, line
+        self.in_flight: collections.deque[tuple[int, StepMetrics]] = collections.deque()
+        self.losses: list[float] = []
+
+    def add(self, step: int, metrics: StepMetrics) -> None:
+        """Takes a step that has just been started; waits for the one before the last.
+
+        Raises:
+          InputError: If a loss is not a number.
+        """
+        self.in_flight.append((step, metrics))
+        if len(self.in_flight) > STEPS_IN_FLIGHT:
+            self._read()
+
+    def wait_for_all(self) -> None:
+        """Reads what is still in flight.
+
+        Raises:
+          InputError: If a loss is not a number.
+        """
+        while self.in_flight:
+            self._read()
+
+    def _read(self) -> None:
+        step, metrics = self.in_flight.popleft()
+        loss, grad_norm = float(metrics.loss), float(metrics.grad_norm)
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise InputError(
+                f"In step {step} the loss was {loss} and the gradient's norm {grad_norm}. The "
+                f"newest saved state, in {self.run.path}, is from before. Try a lower "
+                "--learning-rate or a longer --warmup-epochs, in another --out."
+            )
+        self.losses.append(loss)
+        self.line.update(step, loss)
+        if step % self.log_steps == 0:
+            self._log(step, grad_norm)
+
+    def _log(self, step: int, grad_norm: float) -> None:
+        self.run.log(
+            {
+                "step": step,
+                "loss": sum(self.losses) / len(self.losses),
+                "grad_norm": grad_norm,
+                "learning_rate": float(self.schedule(step - 1)),
+                "images_per_second": round(self.line.speed, 1),
+            }
+        )
+        self.losses.clear()
