@@ -3,19 +3,21 @@
 import collections
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import UInt8
 
 from regvit_jax.checkpoint import Params
 from regvit_jax.chunks import map_chunks
 from regvit_jax.console import progress
 from regvit_jax.data import Batch, Batches
 from regvit_jax.model import DeiT3, ViTTrace
+from regvit_jax.preprocess import Preprocess
 from regvit_jax.tokens import TokenLayout
 
 Tree = Any
@@ -36,8 +38,8 @@ def extract(
 ) -> Iterator[tuple[Batch, Tree]]:
     """The reduced traces of all images, batch by batch and in order, as NumPy arrays.
 
-    Every image runs through the network once. The reduction happens on the device, image by image,
-    so that only what the question needs is ever kept. All local devices take part.
+    Every image runs through the network once. The reduction happens on the device, so that only
+    what the question needs is ever kept. All local devices take part.
 
     Args:
       model: The network.
@@ -50,50 +52,65 @@ def extract(
     Yields:
       A batch without its padding, and `reduce`'s tree for its images.
     """
-    devices = jax.local_devices()
-    num_streams = _num_streams(len(devices))
-    mesh = jax.make_mesh((len(devices),), (IMAGES,), devices=devices)
-    split = NamedSharding(mesh, PartitionSpec(IMAGES))
-    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-    preprocess = batches.preprocess
-    # A stream's part of a batch must divide by the devices.
-    part_size = -(-batches.batch_size // (num_streams * len(devices))) * len(devices)
-    part = jax.ShapeDtypeStruct(
-        (part_size, preprocess.height, preprocess.width, 3), np.uint8, sharding=split
-    )
-    layout = model.layout(part.shape)
+    extractor = Extractor(model, params, batches.preprocess, batches.batch_size, reduce, layers)
+    yield from extractor(progress(batches, len(batches), label))
 
-    def reduce_chunk(params, pixels):
-        images = preprocess.normalise(pixels)
-        return reduce(model.apply({"params": params}, images, layers, method="trace"), layout)
 
-    def reduce_part(params, pixels):
-        return map_chunks(functools.partial(reduce_chunk, params), pixels)
+class Extractor:
+    """A compiled extraction, for any number of batches of one size; see `extract`."""
 
-    sharded = jax.shard_map(
-        reduce_part,
-        mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(IMAGES)),
-        out_specs=PartitionSpec(IMAGES),
-        check_vma=False,
-    )
-    compiled = jax.jit(sharded).lower(params, part).compile(_compiler_options())
+    def __init__(
+        self,
+        model: DeiT3,
+        params: Params,
+        preprocess: Preprocess,
+        batch_size: int,
+        reduce: Reduce,
+        layers: int | Sequence[int] | None = None,
+    ) -> None:
+        devices = jax.local_devices()
+        mesh = jax.make_mesh((len(devices),), (IMAGES,), devices=devices)
+        self._split = NamedSharding(mesh, PartitionSpec(IMAGES))
+        self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+        self._num_streams = _num_streams(len(devices))
+        # A stream's part of a batch must divide by the devices.
+        self._part_size = -(-batch_size // (self._num_streams * len(devices))) * len(devices)
+        shape = (self._part_size, preprocess.height, preprocess.width, 3)
+        layout = model.layout(shape)
 
-    def run(pixels):
-        return jax.tree.map(np.asarray, compiled(params, jax.device_put(pixels, split)))
+        def reduce_chunk(params, pixels):
+            images = preprocess.normalise(pixels)
+            return reduce(model.apply({"params": params}, images, layers, method="trace"), layout)
 
-    with ThreadPoolExecutor(num_streams, thread_name_prefix="stream") as pool:
-        pending: collections.deque[tuple[Batch, list[Future]]] = collections.deque()
-        try:
-            for batch in progress(batches, len(batches), label):
-                parts = _parts(batch.pixels, num_streams, part_size)
-                pending.append((batch, [pool.submit(run, pixels) for pixels in parts]))
-                if len(pending) >= BATCHES_IN_FLIGHT:
+        sharded = jax.shard_map(
+            lambda params, pixels: map_chunks(functools.partial(reduce_chunk, params), pixels),
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(IMAGES)),
+            out_specs=PartitionSpec(IMAGES),
+            check_vma=False,
+        )
+        part = jax.ShapeDtypeStruct(shape, np.uint8, sharding=self._split)
+        self._compiled = jax.jit(sharded).lower(self._params, part).compile(_compiler_options())
+
+    def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tree]]:
+        """The reduced traces of some batches, in order."""
+        with ThreadPoolExecutor(self._num_streams, thread_name_prefix="stream") as pool:
+            pending: collections.deque[tuple[Batch, list[Future]]] = collections.deque()
+            try:
+                for batch in batches:
+                    parts = _parts(batch.pixels, self._num_streams, self._part_size)
+                    pending.append((batch, [pool.submit(self._run, part) for part in parts]))
+                    if len(pending) >= BATCHES_IN_FLIGHT:
+                        yield _collect(*pending.popleft())
+                while pending:
                     yield _collect(*pending.popleft())
-            while pending:
-                yield _collect(*pending.popleft())
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> Tree:
+        """One part of a batch, computed; the stream's thread waits for it."""
+        reduced = self._compiled(self._params, jax.device_put(pixels, self._split))
+        return jax.tree.map(np.asarray, reduced)
 
 
 def _num_streams(num_devices: int) -> int:

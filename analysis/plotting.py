@@ -1,5 +1,6 @@
 """What do all figures share? Size, colours that colour-blind readers can tell apart, and saving."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,14 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     with styled():
         figure.savefig(folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
         figure.savefig(folder / f"{name}.svg", dpi=DPI, metadata={"Date": None})
+
+
+def figure_svg(figure: Figure) -> bytes:
+    """A figure as SVG, for a page that carries it within itself."""
+    file = io.BytesIO()
+    with styled():
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
 
 
 def hide_ticks(axes: Axes) -> None:

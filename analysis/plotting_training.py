@@ -1,0 +1,51 @@
+"""How is a training run drawn?"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from analysis.plotting import SERIES, new_figure, styled
+
+_SMOOTHING = 0.03  # of the log's length
+
+
+class TrainingCurve(NamedTuple):
+    """What a run's log holds."""
+
+    label: str
+    loss: list[tuple[int, float]]
+    """Step and training loss."""
+    top1: list[tuple[int, float]]
+    """Step and validation accuracy, in [0, 1]."""
+
+
+def training_figure(curves: Sequence[TrainingCurve]) -> Figure:
+    """Loss and accuracy of runs over their steps."""
+    with styled():
+        figure = new_figure(7.2, 3.0, "Training")
+        loss, top1 = figure.subplots(1, 2)
+        for i, curve in enumerate(curves):
+            color = SERIES[i % len(SERIES)]
+            if curve.loss:
+                steps, values = _smooth(curve.loss)
+                loss.plot(steps, values, color=color, lw=1.4, label=curve.label)
+            if curve.top1:
+                steps, values = np.array(curve.top1).T
+                top1.plot(steps, 100 * values, color=color, marker="o", ms=3, label=curve.label)
+        loss.set_ylabel("training loss")
+        top1.set_ylabel("validation top-1 (%)")
+        for axis in (loss, top1):
+            axis.set_xlabel("step")
+        (loss if any(curve.loss for curve in curves) else top1).legend()
+    return figure
+
+
+def _smooth(points):
+    """Steps and values, averaged over neighbours."""
+    steps, values = np.array(points, float).T
+    width = max(1, int(len(values) * _SMOOTHING))
+    kernel = np.ones(width)
+    weight = np.convolve(np.ones(len(values)), kernel, mode="same")
+    return steps, np.convolve(values, kernel, mode="same") / weight
