@@ -7,7 +7,10 @@
 #   make lint                                       format, style and types
 #   make bench                                      speed against PyTorch
 
-PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name))))
+# The first Python on the path that is new enough.
+NEW_ENOUGH := import sys, venv; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+  $$python -c '$(NEW_ENOUGH)' 2>/dev/null && { echo $$python; break; }; done)
 # A CPU-only build of torch, where this index can be reached; otherwise the usual build.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
@@ -15,14 +18,15 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NEEDS := .venv/needs
 .DELETE_ON_ERROR:
+.SECONDARY:
 .PHONY: reproduce test lint bench clean FORCE
 .DEFAULT_GOAL := reproduce
 
 # --- set-up ------------------------------------------------------------------------------------
 
 .venv/created:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 2; }
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(NEW_ENOUGH)' || \
+	  { echo "Python 3.11 or newer with venv is needed; set PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv .venv
 	touch $@
 

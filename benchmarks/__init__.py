@@ -1,0 +1,1 @@
+"""Speed and memory against PyTorch, measured side by side in one run."""

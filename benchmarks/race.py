@@ -1,0 +1,135 @@
+"""How fast are rivals at the same job, when they compute strictly in turn on one machine?"""
+
+import dataclasses
+import datetime
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+Step = Callable[[], object]
+SetUp = Callable[[], Step]
+"""Prepares a rival in a process of its own and returns what is to be timed."""
+
+
+@dataclasses.dataclass
+class Timing:
+    """What one rival needed."""
+
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    """Of each round, in order."""
+    set_up_seconds: float = 0.0
+    """Until the first result: imports, weights, compilation."""
+    peak_mb: float = 0.0
+    """Largest memory of its process and of the processes it started, in MiB."""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def race(rivals: Mapping[str, SetUp], rounds: int) -> dict[str, Timing]:
+    """Times every rival `rounds` times, in alternating order, each in a process of its own.
+
+    Args:
+      rivals: Top-level functions by the name of the rival.
+      rounds: Timings of each; a first, untimed step warms up.
+    """
+    context = multiprocessing.get_context("spawn")
+    timings = {name: Timing() for name in rivals}
+    pipes: dict[str, Connection] = {}
+    for name, set_up in rivals.items():
+        pipes[name], child = context.Pipe()
+        context.Process(target=_compete, args=(set_up, child), daemon=False).start()
+        child.close()  # so that a rival that dies is noticed, and not waited for
+        timings[name].set_up_seconds = pipes[name].recv()
+    order = list(rivals)
+    for _ in range(rounds):
+        for name in order:
+            pipes[name].send("go")
+            timings[name].seconds.append(pipes[name].recv())
+        order = order[1:] + order[:1]
+    for name, pipe in pipes.items():
+        pipe.send("stop")
+        timings[name].peak_mb = pipe.recv()
+    return timings
+
+
+def _compete(set_up: SetUp, pipe: Connection) -> None:
+    start = time.perf_counter()
+    step = set_up()
+    step()
+    pipe.send(time.perf_counter() - start)
+    while pipe.recv() == "go":
+        start = time.perf_counter()
+        step()
+        pipe.send(time.perf_counter() - start)
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    pipe.send(sum(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024)
+
+
+def table(job: str, images: int, timings: Mapping[str, Timing], ours: str) -> dict[str, Any]:
+    """Prints the rivals of one job, and returns its figures for the results file.
+
+    Args:
+      job: What was computed.
+      images: In one step.
+      timings: Of every rival.
+      ours: Whose speed the ratios are of; above 1, it is the fastest.
+    """
+    rows = {}
+    print(f"\n{job} ({images} images a step, {len(timings[ours].seconds)} rounds)")
+    print(f"{'':24}{'median s':>10}{'images/s':>10}{'ours x':>8}{'set-up s':>10}{'peak MiB':>10}")
+    for name, timing in timings.items():
+        paired = [
+            theirs / mine
+            for theirs, mine in zip(timing.seconds, timings[ours].seconds, strict=True)
+        ]
+        rows[name] = {
+            "seconds": [round(value, 4) for value in timing.seconds],
+            "median_seconds": timing.median,
+            "images_per_second": images / timing.median,
+            "ours_is_x_times_as_fast": statistics.median(paired),
+            "set_up_seconds": timing.set_up_seconds,
+            "peak_mb": timing.peak_mb,
+        }
+        print(
+            f"{name:24}{timing.median:10.3f}{images / timing.median:10.2f}"
+            f"{statistics.median(paired):8.2f}{timing.set_up_seconds:10.1f}{timing.peak_mb:10.0f}"
+        )
+    return {"job": job, "images": images, "rivals": rows}
+
+
+def write(name: str, results: list[dict[str, Any]], versions: Mapping[str, str]) -> Path:
+    """Keeps the figures of a run in `benchmarks/results/`."""
+    machine = f"{platform.machine()}-{os.cpu_count()}cores"
+    path = RESULTS / f"{datetime.date.today().isoformat()}-{name}-{machine}.json"
+    path.parent.mkdir(exist_ok=True)
+    content = {
+        "date": datetime.date.today().isoformat(),
+        "machine": machine,
+        "processor": _processor(),
+        "versions": dict(versions),
+        "results": results,
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor()
+    lines = info.read_text().splitlines()
+    name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "unknown")
+    wide = any("avx512f" in line for line in lines if line.startswith("flags"))
+    return f"{name}, {'AVX-512' if wide else 'no AVX-512'}"
