@@ -6,6 +6,7 @@ from typing import Any, Literal
 from regvit_jax.errors import InputError
 
 PosResampling = Literal["antialias", "plain", "offset"]
+MlpKind = Literal["gelu", "gelu_tanh", "swiglu"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +26,15 @@ class ViTConfig:
     num_registers: int = 0
     """Learned tokens between the CLS token and the patches; 0 is plain DeiT-III."""
     num_classes: int = 1000
-    """Outputs of the head."""
+    """Outputs of the head; 0 is a model without a head."""
     mlp_ratio: float = 4.0
     """Hidden width of the MLP, in units of `embed_dim`."""
+    mlp: MlpKind = "gelu"
+    """Non-linearity of the MLP; "swiglu" (DINOv2's giant) gates every hidden unit with another."""
+    layer_scale: bool = True
+    """Whether each residual branch has a learned factor per channel; DeiT and DINO have none."""
+    layer_norm_epsilon: float = 1e-6
+    """Added to the variance in every LayerNorm."""
     drop_path_rate: float = 0.0
     """Probability that an image skips a residual branch in training, the same in every block."""
     layer_scale_init: float = 1e-4
@@ -38,11 +45,12 @@ class ViTConfig:
     """How `pos_embed` is resampled to another grid (`regvit_jax.positions`)."""
 
     def __post_init__(self) -> None:
-        for name in ("embed_dim", "depth", "num_heads", "patch_size", "image_size", "num_classes"):
+        for name in ("embed_dim", "depth", "num_heads", "patch_size", "image_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.num_registers < 0:
-            raise InputError(f"num_registers must be 0 or more, got {self.num_registers}.")
+        for name in ("num_registers", "num_classes"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be 0 or more, got {getattr(self, name)}.")
         if self.embed_dim % self.num_heads:
             raise InputError(
                 f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}."
@@ -98,7 +106,7 @@ VARIANTS: dict[str, ViTConfig] = {
 def variant_name(config: ViTConfig) -> str:
     """The published name of a configuration's size, or "custom"."""
     for name, variant in VARIANTS.items():
-        same = ("embed_dim", "depth", "num_heads", "patch_size", "mlp_ratio")
+        same = ("embed_dim", "depth", "num_heads", "patch_size", "mlp_ratio", "mlp")
         if all(getattr(config, field) == getattr(variant, field) for field in same):
             return name
     return "custom"

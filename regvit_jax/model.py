@@ -24,8 +24,6 @@ from regvit_jax.errors import InputError
 from regvit_jax.positions import resample_pos_embed
 from regvit_jax.tokens import TokenLayout, resolve_layers
 
-LAYER_NORM_EPSILON = 1e-6
-
 Edit = Callable[[int, Float[Array, "b t d"]], Float[Array, "b t d"]]
 """Changes the stream after block i: `edit(i, tokens) -> tokens`."""
 
@@ -59,6 +57,7 @@ class ViTTrace(NamedTuple):
     normed: Float[Array, "b t d"]
     """After the last LayerNorm."""
     logits: Float[Array, "b c"]
+    """Without a head, the CLS token of `normed`."""
 
 
 class Dense(nn.Module):
@@ -96,17 +95,18 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two dense layers with exact GELU between them."""
+    """Two dense layers with a non-linearity between them."""
 
     config: ViTConfig
     dtype: DTypeLike
 
     def setup(self) -> None:
-        self.fc1 = Dense(self.config.mlp_dim, self.dtype)
+        gates = self.config.mlp_dim if self.config.mlp == "swiglu" else 0
+        self.fc1 = Dense(gates + self.config.mlp_dim, self.dtype)
         self.fc2 = Dense(self.config.embed_dim, self.dtype)
 
     def __call__(self, x: Float[Array, "b t d"]):
-        hidden = _gelu(self.fc1(x))
+        hidden = _NON_LINEARITIES[self.config.mlp](self.fc1(x))
         return self.fc2(hidden), hidden
 
 
@@ -117,22 +117,27 @@ class Block(nn.Module):
     dtype: DTypeLike
 
     def setup(self) -> None:
-        layer_scale = nn.initializers.constant(self.config.layer_scale_init)
-        self.norm1 = _layer_norm()
+        self.norm1 = _layer_norm(self.config)
         self.attn = Attention(self.config, self.dtype)
-        self.ls1 = self.param("ls1", layer_scale, (self.config.embed_dim,))
-        self.norm2 = _layer_norm()
+        self.ls1 = self._layer_scale("ls1")
+        self.norm2 = _layer_norm(self.config)
         self.mlp = Mlp(self.config, self.dtype)
-        self.ls2 = self.param("ls2", layer_scale, (self.config.embed_dim,))
+        self.ls2 = self._layer_scale("ls2")
 
     def __call__(
         self, x: Float[Array, "b t d"], drop_path: Float[Array, "b 2"] | None = None
     ) -> BlockTrace:
         attn_out, (query, key, value, attn) = self.attn(self.norm1(x))
-        x = after_attn = x + _keep(_per_channel(self.ls1, 3) * attn_out, drop_path, branch=0)
+        x = after_attn = x + _keep(_scale(attn_out, self.ls1), drop_path, branch=0)
         mlp_out, hidden = self.mlp(self.norm2(x))
-        x = x + _keep(_per_channel(self.ls2, 3) * mlp_out, drop_path, branch=1)
+        x = x + _keep(_scale(mlp_out, self.ls2), drop_path, branch=1)
         return BlockTrace(query, key, value, attn, after_attn, hidden, tokens=x)
+
+    def _layer_scale(self, name: str) -> Float[Array, " d"] | None:
+        if not self.config.layer_scale:
+            return None
+        init = nn.initializers.constant(self.config.layer_scale_init)
+        return self.param(name, init, (self.config.embed_dim,))
 
 
 class PatchEmbed(nn.Module):
@@ -178,13 +183,14 @@ class DeiT3(nn.Module):
         rows, cols = config.grid
         self.pos_embed = self.param("pos_embed", normal, (1, rows * cols, dim))
         self.blocks = [Block(config, self.dtype) for _ in range(config.depth)]
-        self.norm = _layer_norm()
-        self.head = Dense(config.num_classes, self.dtype)
+        self.norm = _layer_norm(config)
+        if config.num_classes:
+            self.head = Dense(config.num_classes, self.dtype)
 
     def __call__(
         self, images: Float[Array, "b h w 3"], drop_path: Float[Array, "b l 2"] | None = None
     ) -> Float[Array, "b c"]:
-        """Logits of a batch of images.
+        """Logits of a batch of images; without a head, their CLS tokens.
 
         Args:
           images: Normalised; any height and width that the patch size divides.
@@ -248,7 +254,8 @@ class DeiT3(nn.Module):
             blocks.append(trace if layer in kept else None)
             x = trace.tokens if edit is None else edit(layer, trace.tokens)
         normed = self.norm(x)
-        return ViTTrace(patches, embedded, tuple(blocks), normed, self.head(normed[:, 0]))
+        logits = self.head(normed[:, 0]) if self.config.num_classes else normed[:, 0]
+        return ViTTrace(patches, embedded, tuple(blocks), normed, logits)
 
     def _embed(self, patches, layout: TokenLayout) -> Float[Array, "b t d"]:
         """CLS, registers and patches in one sequence; only patches have a position."""
@@ -302,8 +309,25 @@ def _gelu(x: Float[Array, "b t m"]) -> Float[Array, "b t m"]:
     return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
 
 
-def _layer_norm() -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON)
+def _gelu_tanh(x: Float[Array, "b t m"]) -> Float[Array, "b t m"]:
+    return nn.gelu(x, approximate=True)
+
+
+def _swiglu(x: Float[Array, "b t v"]) -> Float[Array, "b t m"]:
+    """The second half of the units, gated by the first.  Reference: arXiv:2002.05202."""
+    gates, units = jnp.split(x, 2, axis=-1)
+    return nn.silu(gates) * units
+
+
+_NON_LINEARITIES = {"gelu": _gelu, "gelu_tanh": _gelu_tanh, "swiglu": _swiglu}
+
+
+def _scale(branch_out, layer_scale):
+    return branch_out if layer_scale is None else _per_channel(layer_scale, 3) * branch_out
+
+
+def _layer_norm(config: ViTConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=config.layer_norm_epsilon)
 
 
 def _symmetric_uniform(bound: float):
