@@ -196,7 +196,8 @@ def _find_group(norms, embedded, bootstrap: Bootstrap) -> Group | None:
     features = np.stack(
         [counts[:, valley], counts[:, peak], counts[:, valley + 1 :].sum(axis=1)], axis=1
     )
-    in_valley, at_peak, share = (bootstrap.means(features) / num_patches).T
+    resampled = bootstrap.means(features.astype(np.float32)) / num_patches
+    in_valley, at_peak, share = resampled.T
     holds = (VALLEY * at_peak >= in_valley) & (share >= MIN_SHARE) & (share <= MAX_SHARE)
     # The cut is the valley's upper edge, so that the counts above are the group exactly.
     cut_ratio = float(edges[valley + 1])

@@ -30,7 +30,7 @@ SERIES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 LINE_STYLES = ("-", "--", "-.", ":")
 COLOUR_MAP = "viridis"
 DPI = 160
-_DARKEST = 0.3  # what shading leaves of a colour where the image is black
+_DARKEST = 0.45  # what shading leaves of a colour where the image is black
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",

@@ -68,7 +68,7 @@ def maps_figure(
             for axis, below, values in zip(overlay[1:], raw[1:], maps, strict=True):
                 show_map(axis, 100 * values, limits, image.pixels)
                 drawn = show_map(below, 100 * values, limits)
-        _head_row(axes[0], ["image", *queries])
+        _head_row(list(axes[0]), ["image", *queries])
         _colour_bar(figure, drawn, axes, len(images) * 2)
     return figure
 
@@ -94,7 +94,7 @@ def heads_figure(image: ShownAttention, queries: Sequence[str], title: str, bloc
             for head in range(num_heads):
                 values = 100 * image.maps[head, row]
                 drawn = show_map(axis_row[head + 2], values, limits, image.pixels)
-        _head_row(axes[0], ["image", "mean", *(f"head {head}" for head in range(num_heads))])
+        _head_row(list(axes[0]), ["image", "mean", *(f"head {head}" for head in range(num_heads))])
         _colour_bar(figure, drawn, axes, len(queries))
     return figure
 
@@ -121,7 +121,7 @@ def side_by_side_figure(
             for axis, (_, images) in zip(axes[row, 1:], models, strict=True):
                 values = 100 * images[row].maps[:, 0].mean(axis=0)
                 drawn = show_map(axis, values, limits, images[row].pixels)
-        _head_row(axes[0], ["image", *(title.replace(" (", "\n(") for title, _ in models)])
+        _head_row(list(axes[0]), ["image", *(title.replace(" (", "\n(") for title, _ in models)])
         _colour_bar(figure, drawn, axes, num_images)
     return figure
 
@@ -166,7 +166,7 @@ def by_layer_figure(panels: Sequence[AttentionPanel]) -> Figure:
         axes[1, 0].set_ylim(0, 1.03)
         axes[2, 0].set_ylabel("largest weight on\none patch (%)")
         axes[2, 0].set_ylim(bottom=0)
-        _legend_below(figure, axes.ravel())
+        _legend_below(figure, list(axes.ravel()))
     return figure
 
 

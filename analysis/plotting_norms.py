@@ -83,6 +83,7 @@ def _draw_layers(axis: Axes, panel: NormPanel) -> None:
         lower, upper = ([values[q].value for values in patches] for q in (low, high))
         axis.fill_between(x, lower, upper, color=BLUE, alpha=alpha, linewidth=0, label=label)
     axis.plot(x, [v["median"].value for v in patches], color=BLUE, lw=1.8, label="patches, median")
+    axis.plot(x, [v["max"].value for v in patches], color=BLUE, lw=0.7, label="patches, largest")
     for place, (kind, rows) in enumerate(by_kind.items()):
         color = BLACK if kind == "cls" else SERIES[1 + (place - 1) % (len(SERIES) - 1)]
         label = "CLS, median" if kind == "cls" else f"register {kind.removeprefix('register_')}"

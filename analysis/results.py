@@ -140,10 +140,13 @@ def read_results(folder: Path) -> dict[str, Any]:
             "`regvit-analyze norms --out` or another analysis wrote."
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged ({error}). Run the analysis again.") from error
+        raise InputError(
+            f"{path} is damaged ({error}). Run the analysis again with --overwrite."
+        ) from error
     if not isinstance(results, dict) or results.get("format") != FORMAT:
         raise InputError(
-            f"{path} is not of format {FORMAT}, which this version reads. Run the analysis again."
+            f"{path} is not of format {FORMAT}, which this version reads. Run the analysis again "
+            "with --overwrite."
         )
     return results
 
@@ -209,7 +212,10 @@ def _remove_old_results(out: Path) -> None:
     """Removes what the results there say is theirs; results.json first, so none is half true."""
     if not (out / RESULTS_FILE).is_file():
         return
-    files = read_results(out).get("files", [])
+    try:
+        files = read_results(out).get("files", [])
+    except InputError:  # damaged, and the user asked to overwrite it: nothing is known to be ours
+        files = []
     (out / RESULTS_FILE).unlink()
     for name in files:
         (out / Path(name).name).unlink(missing_ok=True)

@@ -48,7 +48,7 @@ class Subject:
             return load(self.path)
         model = DeiT3(self.config)
         shape = (1, self.config.image_size, self.config.image_size, 3)
-        return model, model.init(jax.random.key(seed), jnp.zeros(shape))["params"]
+        return model, jax.jit(model.init)(jax.random.key(seed), jnp.zeros(shape))["params"]
 
     def twin(self) -> "Subject":
         """The randomly initialised model of the same configuration, on the same pixels."""

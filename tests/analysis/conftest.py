@@ -24,12 +24,13 @@ def random_params(config: ViTConfig, seed: int = 0, layer_scale: float = 0.3):
     """Parameters far from their start values: every block matters."""
     model = DeiT3(config)
     shape = (1, config.image_size, config.image_size, 3)
-    params = flatten(model.init(jax.random.key(seed), jnp.zeros(shape))["params"])
+    params = flatten(jax.jit(model.init)(jax.random.key(seed), jnp.zeros(shape))["params"])
     generator = np.random.default_rng(seed)
     for name, value in params.items():
         noise = generator.normal(0, 0.1, value.shape).astype(np.float32)
         is_scale = name.endswith(("ls1", "ls2"))
-        params[name] = layer_scale + noise if is_scale else np.asarray(value) + noise
+        start = np.float32(layer_scale) if is_scale else np.asarray(value)
+        params[name] = jnp.asarray(start + noise)
     return unflatten(params)
 
 
@@ -40,9 +41,9 @@ def plant_outliers(config: ViTConfig, params, images, share=0.02, size=10.0, blo
     one direction at this block, and adds a vector `size` times as long as the median token.
     """
     model = DeiT3(config)
-    trace = model.apply({"params": params}, images, method="trace")
+    trace = jax.jit(lambda p, x: model.apply({"params": p}, x, method="trace"))(params, images)
     layout = model.layout(images.shape)
-    stream = trace.blocks[block].after_attn
+    stream = np.asarray(trace.blocks[block].after_attn)
     flat = {name: np.array(value) for name, value in flatten(params).items()}
     name = f"blocks_{block}"
     mean, variance = stream.mean(-1, keepdims=True), stream.var(-1, keepdims=True)
@@ -58,7 +59,7 @@ def plant_outliers(config: ViTConfig, params, images, share=0.02, size=10.0, blo
         vector = np.zeros(config.embed_dim)
         vector[3] = size * np.median(np.linalg.norm(stream, axis=-1))
         flat[f"{name}/mlp/fc2/kernel"][unit] = sign * vector / flat[f"{name}/ls2"]
-    return unflatten(flat)
+    return unflatten({name: jnp.asarray(value) for name, value in flat.items()})
 
 
 def write_pictures(folder: Path, count: int, size: int = 40, classes=("ant", "bee")) -> Path:
@@ -85,11 +86,11 @@ def save_checkpoint(folder: Path, config: ViTConfig, params) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_images() -> np.ndarray:
+def tiny_images() -> jax.Array:
     """Normalised pictures with smooth content, (b, h, w, 3), not square."""
     generator = np.random.default_rng(5)
     coarse = jnp.asarray(generator.normal(0, 1.2, (6, 7, 5, 3)), jnp.float32)
-    return np.asarray(jax.image.resize(coarse, (6, 32, 24, 3), "cubic"))
+    return jax.image.resize(coarse, (6, 32, 24, 3), "cubic")
 
 
 @pytest.fixture(scope="session")
@@ -106,12 +107,21 @@ def tiny(request):
 
 
 @pytest.fixture(scope="session")
+def traced(tiny, tiny_images):
+    """A tiny model's configuration, parameters, trace of the tiny images, and token layout."""
+    config, params = tiny
+    model = DeiT3(config)
+    trace = jax.jit(lambda p, x: model.apply({"params": p}, x, method="trace"))(params, tiny_images)
+    return config, params, trace, model.layout(tiny_images.shape)
+
+
+@pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory, pictures) -> dict[str, Path]:
     """Checkpoints: "plain" (0 registers), "registers" (4), "planted" (0, with outliers)."""
     folder = tmp_path_factory.mktemp("checkpoints")
     files = sorted(pictures.rglob("*.png"))[:60]
     pixels = np.stack([Preprocess.square(32).pixels(Image.open(file)) for file in files])
-    images = np.asarray(Preprocess.square(32).normalise(pixels))
+    images = Preprocess.square(32).normalise(jnp.asarray(pixels))
     params = random_params(TINY)
     registers = dataclasses.replace(TINY, num_registers=4)
     return {

@@ -1,0 +1,113 @@
+"""Are the attention summaries those of plain NumPy on the model's own attention?"""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from analysis.attention import (
+    MEASURES,
+    Accumulator,
+    attention_rows,
+    embedding_similarity,
+    query_names,
+    summarise_attention,
+)
+from analysis.bootstrap import Bootstrap
+
+# float32 sums of at most 53 weights against float64: measured 3e-7.
+ATOL = 3e-6
+
+
+def by_hand(row, num_registers):
+    """The measures of one query's head-averaged row, in float64."""
+    patches = row[1 + num_registers :]
+    share = patches / patches.sum()
+    return {
+        "entropy": -sum(p * np.log(p) for p in share) / np.log(len(share)),
+        "largest_weight": patches.max(),
+        "mass_cls": row[0],
+        "mass_registers": row[1 : 1 + num_registers].sum(),
+        "mass_patches": patches.sum(),
+    }
+
+
+def test_measures_are_those_of_numpy_loops(traced):
+    config, _, trace, layout = traced
+    rows = attention_rows(1)(trace, layout)
+    for image, block, query in itertools.product(
+        range(6), range(3), range(1 + layout.num_registers)
+    ):
+        attn = np.asarray(trace.blocks[block].attn, np.float64)[image]
+        expected = by_hand(attn[:, query].mean(axis=0), config.num_registers)
+        assert expected.keys() == MEASURES.keys()
+        for name, value in expected.items():
+            found = float(rows.measures[name][image, block, query])
+            assert found == pytest.approx(value, abs=ATOL), name
+
+
+def test_the_masses_add_up_to_one(traced):
+    _, _, trace, layout = traced
+    measures = attention_rows(0)(trace, layout).measures
+    total = measures["mass_cls"] + measures["mass_registers"] + measures["mass_patches"]
+    np.testing.assert_allclose(total, 1.0, rtol=0, atol=ATOL)
+
+
+def test_maps_are_the_rows_of_the_chosen_block_on_patches(traced):
+    config, _, trace, layout = traced
+    for layer in range(config.depth):
+        maps = attention_rows(layer)(trace, layout).maps
+        start = 1 + config.num_registers
+        expected = np.asarray(trace.blocks[layer].attn)[:, :, :start, start:]
+        np.testing.assert_array_equal(maps, expected)
+
+
+def test_register_maps_are_compared_as_numpy_does(traced):
+    config, _, trace, layout = traced
+    found = np.asarray(attention_rows(0)(trace, layout).similarity)
+    if config.num_registers < 2:
+        assert not found.any()
+        return
+    for image, block in itertools.product(range(6), range(config.depth)):
+        mean = np.asarray(trace.blocks[block].attn, np.float64)[image].mean(axis=0)
+        maps = mean[layout.registers, layout.patches]
+        pairs = list(itertools.combinations(maps, 2))
+        cosine = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in pairs]
+        centred = [np.corrcoef(a, b)[0, 1] for a, b in pairs]
+        assert found[image, block, 0] == pytest.approx(np.mean(cosine), abs=ATOL)
+        assert found[image, block, 1] == pytest.approx(np.mean(centred), abs=10 * ATOL)
+
+
+def test_register_embeddings_are_compared_pair_by_pair():
+    tokens = np.array([[[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]], np.float32)
+    assert embedding_similarity({"reg_tokens": tokens}) == pytest.approx(2 * 0.5**0.5 / 3)
+    assert embedding_similarity({"reg_tokens": tokens[:, :1]}) is None
+    assert embedding_similarity({}) is None
+
+
+def test_a_data_set_is_summed_up_batch_by_batch(traced):
+    config, params, trace, layout = traced
+    rows = attention_rows(2)(trace, layout)
+    accumulator = Accumulator()
+    for part in (slice(0, 4), slice(4, 6)):
+        accumulator.add(jax.tree.map(lambda leaf, part=part: np.asarray(leaf)[part], rows))
+    summary = summarise_attention(
+        accumulator,
+        layout,
+        query_names(config),
+        embedding_similarity(params),
+        Bootstrap(6, 200),
+    )
+    assert summary.num_images == 6
+    assert len(summary.queries) == 1 + config.num_registers
+    for name in MEASURES:
+        for block in range(config.depth):
+            for query in range(len(summary.queries)):
+                expected = np.asarray(rows.measures[name], np.float64)[:, block, query].mean()
+                assert summary.measures[name][block][query].value == pytest.approx(
+                    expected, abs=ATOL
+                )
+    mean_map = np.asarray(rows.maps, np.float64).mean(axis=(0, 1)).reshape(-1, *layout.grid)
+    np.testing.assert_allclose(summary.average_map, mean_map, rtol=0, atol=ATOL)
+    assert (summary.register_maps is None) == (config.num_registers < 2)

@@ -1,0 +1,119 @@
+"""Do figures show what they were given? Asked of Matplotlib's artists, not of pixels."""
+
+import numpy as np
+import pytest
+
+from analysis.bootstrap import Bootstrap
+from analysis.norms import NormStore, summarise
+from analysis.plotting import round_up, save_figure
+from analysis.plotting_attention import ShownAttention, heads_figure, maps_figure
+from analysis.plotting_norms import (
+    NormPanel,
+    ShownImage,
+    by_layer_figure,
+    histogram_figure,
+    positions_figure,
+)
+from analysis.plotting_norms import (
+    maps_figure as norm_maps_figure,
+)
+from analysis.plotting_training import TrainingCurve, training_figure
+from regvit_jax.tokens import TokenLayout
+
+
+@pytest.fixture(scope="module")
+def panel():
+    layout = TokenLayout(num_registers=2, grid=(3, 4))
+    norms = np.exp(np.random.default_rng(0).normal(2, 0.1, (30, 5, layout.num_tokens)))
+    norms[::3, 2:4, 5] *= 9
+    with NormStore(5, layout) as store:
+        store.append(norms.astype(np.float32))
+        return NormPanel("model (2 registers)", summarise(store, Bootstrap(30, 100)), False)
+
+
+def lines(axis):
+    return {line.get_label(): line.get_ydata() for line in axis.get_lines()}
+
+
+def test_norms_by_layer_are_the_summarys(panel):
+    figure = by_layer_figure([panel, panel])
+    axis = figure.axes[0]
+    drawn = lines(axis)
+    for label, kind in (("patches, median", "patches"), ("CLS, median", "cls")):
+        expected = [
+            row.values["median"].value
+            for row in panel.summary.layers
+            if row.kind == kind and row.layer != "normed"
+        ]
+        np.testing.assert_array_equal(drawn[label], expected)
+    assert {"register 0", "register 1"} <= drawn.keys()
+    assert axis.get_yscale() == "log"
+
+
+def test_the_histogram_marks_the_definitions_at_their_norms(panel):
+    axis = histogram_figure([panel]).axes[0]
+    places = {line.get_label(): line.get_xdata()[0] for line in axis.get_lines()}
+    cuts = panel.summary.thresholds["last"]
+    assert places["3 x median"] == pytest.approx(3.0)
+    assert places["mean + 3 sd"] == pytest.approx(cuts["mean_plus_3sd"] / cuts["3_x_median"] * 3)
+    assert axis.patches[0].get_data().values.sum() == 30 * 12
+    assert axis.get_yscale() == "log"
+
+
+def test_all_norm_maps_share_one_scale_and_frame_the_largest(panel):
+    maps = [np.full((3, 4), 1.0), np.full((3, 4), 2.0)]
+    maps[1][2, 1] = 7.3
+    image = ShownImage("a.png", np.zeros((48, 64, 3), np.uint8), maps)
+    figure = norm_maps_figure([image], ["one (0 registers)", "two (4 registers)"], ["a", "b"])
+    bar = figure.axes[-1]
+    assert bar.get_ylim() == (0.0, 8.0)
+    corners = {patch.get_xy() for patch in figure.axes[2].patches}
+    assert (1.0, 2.0) in corners
+
+
+def test_positions_show_where_and_when(panel):
+    figure = positions_figure([panel])
+    drawn = lines(figure.axes[-1])["model (2 registers)"]
+    np.testing.assert_array_equal(drawn, 100 * np.array(panel.summary.emergence))
+
+
+@pytest.mark.parametrize("num_queries", [1, 5])
+def test_attention_is_drawn_in_per_cent_on_one_scale(num_queries):
+    maps = np.full((3, num_queries, 3, 4), 0.02, np.float32)
+    image = ShownAttention("a.png", np.full((48, 64, 3), 255, np.uint8), maps)
+    queries = ["CLS", *(f"register {i}" for i in range(num_queries - 1))]
+    figure = maps_figure([image], queries, "model", "block 1")
+    assert figure.axes[-1].get_ylim() == (0.0, 2.0)
+    titles = [axis.get_title() for axis in figure.axes[: 1 + num_queries]]
+    assert titles == ["image", *queries]
+    heads = heads_figure(image, queries, "model", "block 1")
+    assert [axis.get_title() for axis in heads.axes[:5]] == [
+        "image",
+        "mean",
+        "head 0",
+        "head 1",
+        "head 2",
+    ]
+
+
+def test_training_curves_are_the_logs():
+    curve = TrainingCurve("run", [(1, 0.5), (2, 0.25)], [(2, 0.8)])
+    loss, top1 = training_figure([curve]).axes
+    np.testing.assert_allclose(lines(loss)["run"], [0.5, 0.25])
+    np.testing.assert_allclose(lines(top1)["run"], [80.0])
+
+
+def test_a_figure_is_saved_twice_alike(tmp_path, panel):
+    for name in ("a", "b"):
+        save_figure(histogram_figure([panel]), tmp_path, name)
+    for suffix in ("png", "svg"):
+        first, second = ((tmp_path / f"{name}.{suffix}").read_bytes() for name in "ab")
+        assert first == second
+        assert len(first) > 1000
+
+
+@pytest.mark.parametrize(
+    ("value", "end"), [(0.0, 1.0), (0.7, 0.8), (1.0, 1.0), (1.01, 1.5), (83.0, 100.0)]
+)
+def test_scales_end_at_round_numbers(value, end):
+    assert round_up(value) == pytest.approx(end)

@@ -1,0 +1,172 @@
+"""Is the page whole by itself, and does it say what the results say?"""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from analysis.options import ReportOptions
+from analysis.report import write_report
+from analysis.results import RESULTS_FILE
+from regvit_jax.errors import InputError
+
+# The smallest PNG: one transparent pixel.
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
+    "1f15c4890000000d49444154789c6360606060000000050001a5f64540"
+    "0000000049454e44ae426082"
+)
+
+
+def estimate(value, spread=0.01, n=50):
+    return {"value": value, "n": n, "interval": [value - spread, value + spread]}
+
+
+def model(label, registers, answer):
+    names = ("quantile_98", "quantile_99_5", "mean_plus_3sd", "3_x_median", "absolute_150")
+    return {
+        "label": label,
+        "title": f"{label} ({registers} registers)",
+        "checkpoint": f"/models/{label}",
+        "is_twin": False,
+        "num_registers": registers,
+        "num_parameters": 22_059_496,
+        "metrics": {"top1": estimate(0.8105)},
+        "model": {"depth": 3},
+        "preprocess": {"height": 32},
+        "source": {"sha256": "abc123"},
+        "verdict": {"answer": answer, "reason": "Because of <tests>.", "group": None},
+        "thresholds": {"last": dict.fromkeys(names, 12.5)},
+        "shares": {"last": {name: estimate(0.0342) for name in names}},
+        "tests": {
+            "last": {
+                "excess_kurtosis": estimate(2.5),
+                "max_over_median": {"value": 6.04, "n": 50, "interval": None},
+                "dip_all_p": 0.5,
+                "dip_upper_5_percent_p": 1e-6,
+            }
+        },
+    }
+
+
+def write_results(folder: Path, **changes) -> Path:
+    folder.mkdir()
+    (folder / "norms.png").write_bytes(PIXEL)
+    results = {
+        "format": 1,
+        "analysis": "norms",
+        "configuration": {"seed": 0, "image_size": None},
+        "data": {"name": "digits", "split": "val", "num_images": 50, "skipped": ["a", "b"]},
+        "models": [model("reg0", 0, "found"), model("reg4", 4, "not found")],
+        "comparisons": [],
+        "figures": [
+            {
+                "file": "norms.png",
+                "vector": "norms.svg",
+                "title": "Norms",
+                "caption": "All of them.",
+            }
+        ],
+        "tables": [],
+        "versions": {"jax": "0.10.2"},
+        "files": ["norms.png"],
+    }
+    (folder / RESULTS_FILE).write_text(json.dumps(results | changes))
+    return folder
+
+
+class Page(HTMLParser):
+    """Text, links and whether every tag is closed."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "hr"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.links, self.open, self.ids = "", [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.links += [values[key] for key in ("src", "href") if key in values]
+        self.ids += [values["id"]] if "id" in values else []
+        if tag == "img":
+            assert values["alt"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def write(tmp_path, **options) -> Page:
+    out = tmp_path / "pages" / "report.html"
+    write_report(ReportOptions(out=out, **options))
+    assert [path.name for path in out.parent.iterdir()] == ["report.html"]
+    html = out.read_text(encoding="utf-8")
+    assert "url(" not in html
+    page = Page(html)
+    assert not page.open
+    return page
+
+
+def test_the_page_holds_the_numbers_and_needs_nothing_else(tmp_path):
+    page = write(tmp_path, results=(write_results(tmp_path / "norms"),))
+    for text in (
+        "81.0 [80.0, 82.0]",
+        "22,059,496",
+        "3.42 [2.42, 4.42] above 12.5",
+        "Because of <tests>.",
+        "not found",
+        "< 0.001",
+        "2 unreadable images were left out",
+        "abc123",
+        "The images are synthetic",
+        "jax",
+    ):
+        assert text in re.sub(r"\s+", " ", page.text), text
+    for link in page.links:
+        assert link.startswith(("data:", "#")), link
+    for link in page.links:
+        if link.startswith("#"):
+            assert link[1:] in page.ids
+
+
+def test_an_unknown_analysis_still_shows_its_figures(tmp_path):
+    models = [{k: v for k, v in model("reg0", 0, "found").items() if k != "verdict"}]
+    folder = write_results(tmp_path / "lost", analysis="lost", models=models)
+    page = write(tmp_path, results=(folder,))
+    assert "Lost" in page.text
+    assert "All of them." in page.text
+
+
+def test_runs_bring_accuracy_and_curves(tmp_path, checkpoints):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model").symlink_to(checkpoints["registers"])
+    lines = [{"step": step, "loss": 0.7 / step} for step in range(1, 40)]
+    lines.append({"step": 39, "top1": estimate(0.9)})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (run / "metrics.jsonl").write_text(text + '{"step": 40, "lo')
+    page = write(tmp_path, results=(write_results(tmp_path / "norms"),), runs=(run,))
+    assert "50.0 [40.0, 60.0]" in page.text
+    assert any(link.startswith("data:image/svg+xml") for link in page.links)
+
+
+def test_missing_parts_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"no results\.json"):
+        write(tmp_path, results=(tmp_path / "nothing",))
+    folder = write_results(tmp_path / "norms")
+    (folder / "norms.png").unlink()
+    with pytest.raises(InputError, match=r"norms\.png is missing"):
+        write(tmp_path, results=(folder,))
+    (folder / RESULTS_FILE).write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        write(tmp_path, results=(folder,))
+    with pytest.raises(InputError, match="--results"):
+        write(tmp_path, results=())
+    assert not (tmp_path / "pages").exists() or not list((tmp_path / "pages").iterdir())
