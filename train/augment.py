@@ -39,7 +39,7 @@ def random_resized_crop(
     Reference: `RandomResizedCrop` of torchvision.
     """
     box = crop_box(image.width, image.height, min_area, generator)
-    return to_array(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    return to_array(image.crop(box).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def crop_box(width: int, height: int, min_area: float, generator: np.random.Generator) -> Box:

@@ -1,6 +1,7 @@
 """How do the parameters move? LAMB and AdamW with DeiT's partition, and the learning rate."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ def is_decayed(params: Params) -> Params:
     Reference: `param_groups_weight_decay` of timm; FusedLAMB of apex with `use_nvlamb=False`.
     """
 
-    def decide(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.Array) -> bool:
+    def decide(path: tuple[Any, ...], leaf: Any) -> bool:
         return leaf.ndim > 1 and path[-1].key not in UNDECAYED
 
     return jax.tree_util.tree_map_with_path(decide, params)

@@ -75,7 +75,7 @@ def make_train_step(
         loss, grads = jax.lax.pmean(mean_gradient(batch_loss, state.params, batch, rngs), AXIS)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = StepMetrics(loss, optax.global_norm(grads))
+        metrics = StepMetrics(loss, optax.tree.norm(grads))
         return TrainState(state.step + 1, params, opt_state), metrics
 
     mapped = jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0)

@@ -1,0 +1,180 @@
+"""Does a run that was interrupted end exactly as one that was not?"""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import train.loop
+from regvit_jax import checkpoint
+from regvit_jax.errors import InputError
+from train.loop import train as run_training
+from train.state import StateStore
+
+
+class Killed(Exception):
+    """Stands for a process that ends without a word."""
+
+
+@pytest.fixture(scope="module")
+def recipe(recipe, change):
+    """Ten steps with everything that draws random numbers."""
+    return change(recipe, depth=1, drop_path_rate=0.3, flip=True, eval_steps=6)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_validation_images():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(__import__("regvit_jax.digits").digits.SPLITS, "val", 70)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory):
+    """The directory of an uninterrupted run, and how it ended."""
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    return path, run_training(recipe, path)
+
+
+def interrupt(monkeypatch, step, act):
+    """Lets `act` happen right before a step."""
+    make = train.loop.make_train_step
+
+    def make_interrupted(*arguments):
+        take = make(*arguments)
+
+        def taken(state, batch):
+            if int(state.step) + 1 == step:
+                act()
+            return take(state, batch)
+
+        return taken
+
+    monkeypatch.setattr(train.loop, "make_train_step", make_interrupted)
+
+
+def losses(path):
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def assert_same_run(path, other):
+    assert losses(path) == losses(other)
+    ours, theirs = (checkpoint.load(run)[1] for run in (path, other))
+    for got, want in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_run_leaves_recipe_metrics_states_and_a_model(finished, recipe):
+    path, outcome = finished
+    assert outcome.step == outcome.total_steps == 10
+    assert sorted(losses(path)) == list(range(1, 11))
+    assert StateStore(path / "steps").steps() == [8, 10]
+    info = checkpoint.read_info(path)
+    assert info.model == recipe.model
+    assert info.class_names == tuple("0123456789")
+    top1 = info.metrics["top1"]
+    assert top1["n"] == 70
+    assert top1["low"] < top1["share"] < top1["high"]
+    assert json.loads((path / "result.json").read_text()) == info.metrics
+
+
+def test_evaluations_on_the_way_are_in_the_metrics(finished):
+    lines = map(json.loads, (finished[0] / "metrics.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines if "top1" in line] == [6, 10]
+
+
+def test_a_killed_run_continues_bit_for_bit(finished, recipe, tmp_path, monkeypatch):
+    def die():
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        interrupt(patch, 7, die)
+        with pytest.raises(Killed):
+            run_training(recipe, tmp_path / "run")
+    assert StateStore(tmp_path / "run" / "steps").steps() == [4]
+    run_training(recipe, tmp_path / "run")
+    assert_same_run(tmp_path / "run", finished[0])
+
+
+def test_sigterm_saves_and_ends_and_the_run_continues(finished, recipe, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        outcome = run_training(recipe, tmp_path / "run")
+    assert outcome.signal == signal.SIGTERM
+    assert outcome.step == 7
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    run_training(recipe, tmp_path / "run")
+    assert_same_run(tmp_path / "run", finished[0])
+
+
+def test_a_finished_run_does_nothing(finished, recipe, monkeypatch):
+    path, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
+    monkeypatch.setattr(train.loop, "make_train_step", None)
+    outcome = run_training(recipe, path)
+    assert outcome.was_finished
+    assert outcome.result is not None
+    assert {p: p.stat().st_mtime_ns for p in path.rglob("*")} == before
+
+
+def test_another_configuration_is_refused_and_the_difference_shown(finished, recipe, change):
+    with pytest.raises(InputError, match=r"optim.learning_rate: 0.001 before, 0.002 now"):
+        run_training(change(recipe, learning_rate=0.002), finished[0])
+
+
+def test_a_directory_of_something_else_is_left_alone(recipe, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="no training run"):
+        run_training(recipe, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(
+    recipe, tmp_path, monkeypatch
+):
+    make = train.loop.make_train_step
+
+    def make_broken(*arguments):
+        take = make(*arguments)
+
+        def taken(state, batch):
+            state, metrics = take(state, batch)
+            is_broken = int(state.step) == 6
+            return state, metrics._replace(loss=np.nan) if is_broken else metrics
+
+        return taken
+
+    monkeypatch.setattr(train.loop, "make_train_step", make_broken)
+    with pytest.raises(InputError, match=r"In step 6 the loss was nan"):
+        run_training(recipe, tmp_path / "run")
+    assert StateStore(tmp_path / "run" / "steps").steps() == [4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 30}, "cannot be shared equally by 4 devices"),
+        ({"batch_size": 40_000}, "cannot be filled"),
+        ({"data": "nowhere"}, "no folder nowhere"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    recipe, change, tmp_path, changes, message
+):
+    with pytest.raises(InputError, match=message):
+        run_training(change(recipe, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_photographs_is_trained_on(recipe, change, class_folders, tmp_path):
+    recipe = change(recipe, data=str(class_folders), epochs=2.0, min_crop_area=0.3)
+    outcome = run_training(recipe, tmp_path / "run")
+    assert outcome.total_steps == 2
+    info = checkpoint.read_info(tmp_path / "run")
+    assert info.class_names == ("cat", "dog")
+    assert info.model.num_classes == 2
+    assert info.metrics["top1"]["n"] == 8
