@@ -1,12 +1,11 @@
 """The commands of `regvit-train`."""
 
 import argparse
-import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
@@ -15,30 +14,7 @@ from regvit_jax.errors import InputError
 from train.presets import PRESETS
 from train.recipe import Recipe
 
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """Train a vision transformer with registers; the same command again continues the run."""
-
-    out: Path
-    """Directory of the run."""
-    recipe: Recipe
-    preset: str = "demo"
-    """Recipe that the other options override: demo or photographs. The defaults below are its."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Eval:
-    """Measure a checkpoint's top-1 and top-5 accuracy."""
-
-    checkpoint: Path
-    """What `regvit-train run` or `regvit-convert import` wrote."""
-    data: str = "digits"
-    """"digits", or a folder with one folder a class (or with a folder val of such)."""
-    split: str = "val"
-    """"train" or "val"."""
-    out: Path | None = None
-    """File for the result, as JSON."""
+DEFAULT_PRESET = "demo"
 
 
 def main() -> None:
@@ -47,50 +23,71 @@ def main() -> None:
 
 
 def _main() -> None:
-    default = Run(out=tyro.MISSING, recipe=_preset(sys.argv[1:]))
-    command: Any = (
-        Annotated[Run, tyro.conf.subcommand("run", default=default, prefix_name=False)]
-        | Annotated[Eval, tyro.conf.subcommand("eval", prefix_name=False)]
-    )
-    options = tyro.cli(
-        command,
+    tyro.extras.subcommand_cli_from_dict(
+        {"run": _run_command(_preset(sys.argv[1:])), "eval": _eval},
         prog="regvit-train",
         description="Train and evaluate vision transformers with registers.\n\n"
         "Example: regvit-train run --num-registers 4 --data digits --out runs/reg4",
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    _run(options) if isinstance(options, Run) else _eval(options)
 
 
-def _run(options: Run) -> None:
-    from train.loop import train
+def _run_command(default: Recipe) -> Callable[..., None]:
+    """The command `run`, whose options have a recipe's values as defaults."""
 
-    outcome = train(options.recipe, options.out)
-    if outcome.signal is not None:
-        sys.stderr.write(
-            f"\nStopped after step {outcome.step} of {outcome.total_steps}; the same command "
-            "continues there.\n"
-        )
-        raise SystemExit(128 + outcome.signal)
-    if outcome.was_finished:
-        sys.stdout.write(f"{options.out} is finished already; nothing to do.\n")
-    sys.stdout.write(f"{_sentence(outcome.result)}\n")
+    def run(out: Path, recipe: Recipe = default, preset: str = DEFAULT_PRESET) -> None:
+        """Train a vision transformer with registers; the same command again continues the run.
+
+        Args:
+          out: Directory of the run.
+          recipe: What to train, on what, and how.
+          preset: Recipe that the other options override: demo or photographs. The defaults below
+            are its values.
+        """
+        from regvit_jax.compilation import cache_compilations
+        from train.loop import train
+
+        cache_compilations()
+        outcome = train(recipe, out)
+        if outcome.signal is not None:
+            sys.stderr.write(
+                f"\nStopped after step {outcome.step} of {outcome.total_steps}; the same command "
+                "continues there.\n"
+            )
+            raise SystemExit(128 + outcome.signal)
+        if outcome.was_finished:
+            sys.stdout.write(f"{out} is finished already; nothing to do.\n")
+        sys.stdout.write(f"{_sentence(outcome.result)}\n")
+
+    return run
 
 
-def _eval(options: Eval) -> None:
+def _eval(
+    checkpoint: Path, data: str = "digits", split: str = "val", out: Path | None = None
+) -> None:
+    """Measure a checkpoint's top-1 and top-5 accuracy.
+
+    Args:
+      checkpoint: What `regvit-train run` or `regvit-convert import` wrote.
+      data: "digits", or a folder with one folder a class (or with a folder val of such).
+      split: "train" or "val".
+      out: File for the result, as JSON.
+    """
+    from regvit_jax.compilation import cache_compilations
     from train.evaluate import evaluate_checkpoint
 
-    result = evaluate_checkpoint(options.checkpoint, options.data, options.split)
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    cache_compilations()
+    result = evaluate_checkpoint(checkpoint, data, split)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=2) + "\n")
     sys.stdout.write(f"{_sentence(result)}\n")
 
 
 def _preset(arguments: Sequence[str]) -> Recipe:
     """The recipe that `--preset` names; its values are the other options' defaults."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", default=Run.preset)
+    parser.add_argument("--preset", default=DEFAULT_PRESET)
     name = parser.parse_known_args(arguments)[0].preset
     if name not in PRESETS:
         raise InputError(f"There is no preset {name!r}. Choose one of {', '.join(PRESETS)}.")

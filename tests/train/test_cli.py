@@ -1,0 +1,100 @@
+"""Does `regvit-train` understand its options, and say what is wrong with them?"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import train.cli
+import train.evaluate
+import train.loop
+from train.loop import Outcome
+from train.presets import PRESETS
+
+RESULT = {"data": "digits-val", "top1": {"share": 0.5, "low": 0.4, "high": 0.6, "n": 100}}
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """Runs the command in this process."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["regvit-train", *map(str, arguments)])
+        train.cli.main()
+
+    return run
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """What the loop is asked to train, instead of training it."""
+    asked = []
+
+    def pretend(recipe, out):
+        asked.append((recipe, out))
+        return Outcome(10, 10, RESULT)
+
+    monkeypatch.setattr(train.loop, "train", pretend)
+    return asked
+
+
+def test_options_override_the_preset(call, trained, tmp_path, capsys):
+    call("run", "--num-registers", 4, "--data", "digits", "--out", tmp_path, "--epochs", 0.5)
+    ((recipe, out),) = trained
+    assert out == tmp_path
+    assert (recipe.model.num_registers, recipe.epochs) == (4, 0.5)
+    assert recipe.model.embed_dim == PRESETS["demo"].model.embed_dim
+    expected = "Top-1 50.00 % (95 % interval 40.00 to 60.00), 100 images of digits-val.\n"
+    assert capsys.readouterr().out == expected
+
+
+def test_a_preset_is_chosen_by_name(call, trained, tmp_path):
+    call("run", "--preset", "photographs", "--data", "photos", "--out", tmp_path)
+    ((recipe, _),) = trained
+    assert recipe.model.image_size == 224
+    assert recipe.optim.optimizer == "lamb"
+
+
+def test_an_unknown_preset_is_refused(call, capsys, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        call("run", "--preset", "huge", "--out", tmp_path)
+    assert ended.value.code == 2
+    assert "no preset 'huge'. Choose one of demo, photographs" in capsys.readouterr().err
+
+
+def test_bad_input_ends_with_status_2_and_writes_nothing(call, capsys, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        call("run", "--data", "nowhere", "--out", tmp_path / "run")
+    assert ended.value.code == 2
+    assert "no folder nowhere" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_value_without_sense_is_refused(call, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        call("run", "--out", tmp_path / "run", "--epochs", -1)
+    assert ended.value.code == 2
+
+
+def test_a_stopped_run_ends_with_the_signals_status(call, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(train.loop, "train", lambda *_: Outcome(7, 10, None, signal=15))
+    with pytest.raises(SystemExit) as ended:
+        call("run", "--out", tmp_path)
+    assert ended.value.code == 143
+    assert "Stopped after step 7 of 10; the same command continues" in capsys.readouterr().err
+
+
+def test_eval_writes_what_it_prints(call, monkeypatch, tmp_path):
+    monkeypatch.setattr(train.evaluate, "evaluate_checkpoint", lambda *_: RESULT)
+    call("eval", "--checkpoint", tmp_path, "--out", tmp_path / "new" / "result.json")
+    assert json.loads((tmp_path / "new" / "result.json").read_text()) == RESULT
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import sys, train.cli; "
+        "print(*{'jax', 'flax', 'torch', 'orbax', 'scipy', 'sklearn'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert found.stdout.strip() == b""
