@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import UInt8
 
 from regvit_jax.checkpoint import Params
-from regvit_jax.chunks import map_chunks
+from regvit_jax.chunks import chunk_size, map_chunks
 from regvit_jax.console import progress
 from regvit_jax.data import Batch, Batches
 from regvit_jax.model import DeiT3, ViTTrace
@@ -82,8 +82,12 @@ class Extractor:
             images = preprocess.normalise(pixels)
             return reduce(model.apply({"params": params}, images, layers, method="trace"), layout)
 
+        def reduce_part(params, pixels):
+            size = chunk_size(pixels.shape[0], layout.num_tokens)
+            return map_chunks(functools.partial(reduce_chunk, params), pixels, size)
+
         sharded = jax.shard_map(
-            lambda params, pixels: map_chunks(functools.partial(reduce_chunk, params), pixels),
+            reduce_part,
             mesh=mesh,
             in_specs=(PartitionSpec(), PartitionSpec(IMAGES)),
             out_specs=PartitionSpec(IMAGES),

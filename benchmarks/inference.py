@@ -175,7 +175,7 @@ def our_norms() -> Step:
     """Norms of all tokens after every block, by a trace."""
     import jax
 
-    from regvit_jax.chunks import map_chunks
+    from regvit_jax.chunks import chunk_size, map_chunks
     from regvit_jax.preprocess import Preprocess
 
     model, params = our_model()
@@ -186,6 +186,7 @@ def our_norms() -> Step:
         return map_chunks(
             lambda chunk: token_norms(model.apply({"params": params}, chunk, method="trace"), None),
             images,
+            chunk_size(BATCH, model.layout(images.shape).num_tokens),
         )
 
     return lambda: np.asarray(norms(params, images))

@@ -220,12 +220,13 @@ class DeiT3(nn.Module):
           InputError: If the patch size does not divide the image, or a block does not exist.
         """
         kept = resolve_layers(layers, self.config.depth)
-        small = images.shape[0] <= chunk_size(images.shape[0])
-        if small or edit is not None or drop_path is not None or self.is_initializing():
+        size = chunk_size(images.shape[0], self.layout(images.shape).num_tokens)
+        at_once = edit is not None or drop_path is not None or self.is_initializing()
+        if at_once or size == images.shape[0]:
             return self._forward(images, kept, edit, drop_path)
         model, variables = self.unbind()
         return map_chunks(
-            lambda chunk: model.apply(variables, chunk, kept, method="_forward"), images
+            lambda chunk: model.apply(variables, chunk, kept, method="_forward"), images, size
         )
 
     @nn.nowrap
