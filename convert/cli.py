@@ -7,20 +7,21 @@ from typing import Annotated
 
 import tyro
 
-from convert.dialects import Family
+from convert.dialects import DIALECTS, ExportFamily, Family, FileFormat
 from regvit_jax import console
 
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """Write a checkpoint directory with the weights of a PyTorch file.
+    """Write a checkpoint directory with the weights of a file.
 
-    The family, the variant and the number of registers are read from the file. Nothing in the
-    file is run, and PyTorch is not needed.
+    The family, the variant and the number of registers are read from the file: DeiT-III, the
+    study, DeiT, DINO, DINOv2, timm, transformers (the folder) or deit3-jax. Nothing in the file is
+    run, and PyTorch is not needed.
     """
 
     src: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
-    """File of weights: the study's or DeiT-III's .pth."""
+    """File of weights (.pth, .safetensors, .msgpack), or a folder as transformers saves it."""
     dst: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
     """Directory to write; must not exist."""
     family: Family | None = None
@@ -34,16 +35,44 @@ class Import:
         from convert.importing import import_checkpoint
         from convert.inspection import describe_model
 
-        done = import_checkpoint(self.src, self.dst, self.family, self.model_ema, self.num_heads)
+        match = import_checkpoint(self.src, self.dst, self.family, self.model_ema, self.num_heads)
+        left_out = f" Left out: {', '.join(match.dropped)}." if match.dropped else ""
         sys.stdout.write(
-            f"Wrote {self.dst}: {describe_model(done.match.config)}; from "
-            f"{done.match.dialect.title}.\n"
+            f"Wrote {self.dst}: {describe_model(match.config)}; from {match.dialect.title}."
+            f"{left_out}\n"
         )
 
 
 @dataclasses.dataclass(frozen=True)
+class Export:
+    """Write the weights of a checkpoint directory for PyTorch code to load.
+
+    PyTorch is not needed.
+    """
+
+    dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Checkpoint directory, or a training run's."""
+    dst: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
+    """File to write, for "hf" a folder; must not exist."""
+    family: ExportFamily
+    """Whose code will load it: the study's and DeiT-III's, timm, DINOv2, transformers."""
+    format: FileFormat = "pth"
+    """Of the file."""
+    drop_head: bool = False
+    """Leave out the head, for families without one."""
+
+    def __call__(self) -> None:
+        from convert.exporting import export_checkpoint
+        from convert.inspection import describe_model
+
+        config = export_checkpoint(self.dir, self.dst, self.family, self.format, self.drop_head)
+        title = DIALECTS[self.family].title
+        sys.stdout.write(f"Wrote {self.dst}: {describe_model(config)}; for {title}.\n")
+
+
+@dataclasses.dataclass(frozen=True)
 class Inspect:
-    """Print what a checkpoint is: a directory of ours, a training run's, or a PyTorch file."""
+    """Print what a checkpoint is: a directory of ours, a training run's, or a file of weights."""
 
     path: Annotated[Path, tyro.conf.Positional]
     """Of the checkpoint."""
@@ -60,7 +89,7 @@ class Inspect:
 def main() -> None:
     """Runs `regvit-convert`."""
     command = tyro.extras.subcommand_cli_from_dict(
-        {"import": Import, "inspect": Inspect},
+        {"import": Import, "export": Export, "inspect": Inspect},
         prog="regvit-convert",
         description="Convert checkpoints between PyTorch and regvit_jax.",
     )

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,24 +15,17 @@ from regvit_jax.config import ViTConfig
 from regvit_jax.errors import InputError
 
 
-class Imported(NamedTuple):
-    """What an import found and wrote."""
-
-    match: Match
-    num_parameters: int
-
-
 def import_checkpoint(
     source: Path,
     directory: Path,
     family: str | None = None,
     model_ema: bool = False,
     num_heads: int | None = None,
-) -> Imported:
-    """Writes a checkpoint directory with the weights of a file.
+) -> Match:
+    """Writes a checkpoint directory with the weights of a file, and says what they are.
 
     Args:
-      source: A file of weights.
+      source: A file of weights, or a folder as transformers saves it.
       directory: Must not exist.
       family: A name in `convert.dialects.DIALECTS`; None recognises it.
       model_ema: Take the moving average of the weights.
@@ -45,20 +37,23 @@ def import_checkpoint(
     if directory.exists():
         raise InputError(f"{directory} exists already. Choose another name, or remove it first.")
     weights = read_weights(source, model_ema)
-    match = recognise(weights.tensors, family, num_heads)
+    known = weights.known | ({} if num_heads is None else {"num_heads": num_heads})
+    match = recognise(weights.tensors, family, known)
     match.check(str(source))
     params = to_ours(weights.tensors, match.dialect, match.config, str(source))
 
     from regvit_jax.checkpoint import CheckpointInfo, save, unflatten
     from regvit_jax.preprocess import Preprocess
 
+    side = match.dialect.eval_px or match.config.image_size
+    short_side = round(side / match.dialect.crop_fraction)
     info = CheckpointInfo(
         model=match.config,
-        source=_describe(weights, match),
-        preprocess=Preprocess.square(match.config.image_size),
+        source=_describe(source, weights, match),
+        preprocess=Preprocess(side, side, short_side=short_side, **weights.pixels),
     )
     save(directory, unflatten(params), info)
-    return Imported(match, sum(value.size for value in params.values()))
+    return match
 
 
 def to_ours(
@@ -91,14 +86,19 @@ def _as_float32(array: np.ndarray) -> np.ndarray:
         return array.astype(np.float32, copy=False)
 
 
-def _describe(weights: Weights, match: Match) -> dict[str, object]:
+def _describe(source: Path, weights: Weights, match: Match) -> dict[str, object]:
     """What `config.json` tells of the source."""
-    with weights.path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    hashes = {file.name: _sha256(file) for file in weights.files}
     return {
-        "file": weights.path.name,
-        "sha256": sha256,
+        "file": source.name,
+        "sha256": hashes if source.is_dir() else hashes[source.name],
         "format": weights.format,
         "family": match.family,
+        "left_out": match.dropped,
         **weights.about,
     }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

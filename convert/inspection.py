@@ -9,7 +9,7 @@ from typing import Any
 
 from convert.recognise import recognise
 from convert.rules import our_shapes
-from convert.weights import read_weights
+from convert.weights import FOLDER_FILES, read_weights
 from regvit_jax.config import ViTConfig, variant_name
 
 Report = dict[str, Any]
@@ -22,7 +22,7 @@ def inspect(path: Path) -> Report:
     Raises:
       InputError: If it is no checkpoint, or a damaged one.
     """
-    return _inspect_directory(path) if path.is_dir() else _inspect_file(path)
+    return _inspect_directory(path) if _is_ours(path) else _inspect_weights(path)
 
 
 def to_json(report: Report) -> str:
@@ -66,9 +66,14 @@ def _inspect_directory(path: Path) -> Report:
     }
 
 
-def _inspect_file(path: Path) -> Report:
+def _is_ours(path: Path) -> bool:
+    """Whether a path is a folder, and not one of another program's weights."""
+    return path.is_dir() and not any(any(path.glob(name)) for name in FOLDER_FILES)
+
+
+def _inspect_weights(path: Path) -> Report:
     weights = read_weights(path)
-    match = recognise(weights.tensors)
+    match = recognise(weights.tensors, known=weights.known)
     match.check(str(path), heads=False)
     model = _model(match.config)
     if not match.heads_known:
@@ -80,6 +85,7 @@ def _inspect_file(path: Path) -> Report:
         "family_title": match.dialect.title,
         **model,
         "dtype": ", ".join(sorted({tensor.dtype for tensor in weights.tensors.values()})),
+        "left_out": match.dropped,
         "saved_with_it": weights.about,
     }
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convert import pickles
-from convert.stored import Stored, numpy_dtype
+from convert.stored import Stored, mapped_view, numpy_dtype
 from regvit_jax.errors import InputError
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -66,22 +66,14 @@ class PthFile:
         return Stored(tensor.shape, tensor.storage.dtype, lambda: self._array(tensor))
 
     def _array(self, tensor: pickles.Tensor) -> np.ndarray:
-        """A read-only view of the file."""
+        """A view of the file, whose checksum is compared when a storage is first read."""
         dtype, key = numpy_dtype(tensor.storage.dtype), tensor.storage.key
-        span, size = self._storages.get(key), tensor.storage.numel * dtype.itemsize
-        if span is None or span.size < size:
-            raise InputError(
-                f"{self.path} is damaged: storage {key!r} should hold {size} bytes, found "
-                f"{span.size if span else 'none'}. Download or copy it again."
-            )
+        span = self._storages[key]
         if key not in self._checked:
             _check_crc(self.path, self._mapped, span)
             self._checked.add(key)
-        strides = [stride * dtype.itemsize for stride in tensor.strides]
         offset = span.offset + tensor.offset * dtype.itemsize
-        if not size or not np.prod(tensor.shape):
-            return np.zeros(tensor.shape, dtype)
-        return np.ndarray(tensor.shape, dtype, self._mapped, offset, strides)
+        return mapped_view(self._mapped, offset, tensor.shape, dtype, tensor.strides)
 
 
 def read(path: Path) -> PthFile:
@@ -111,9 +103,16 @@ def _read_zip(
     if order is not None and _bytes(path, mapped, order) != b"little":
         raise InputError(f"{path} was written on a big-endian machine; save it on another one.")
     pickle = io.BytesIO(_bytes(path, mapped, spans[root + "data.pkl"]))
-    content = pickles.load(pickle, str(path)).content
-    data = root + "data/"
-    return content, {k.removeprefix(data): v for k, v in spans.items() if k.startswith(data)}
+    content, storages = pickles.load(pickle, str(path))
+    found = {key: spans.get(f"{root}data/{key}") for key in storages}
+    for key, storage in storages.items():
+        span, size = found[key], storage.numel * numpy_dtype(storage.dtype).itemsize
+        if span is None or span.size < size:
+            raise InputError(
+                f"{path} is damaged: storage {key!r} should hold {size} bytes, found "
+                f"{span.size if span else 'none'}. Download or copy it again."
+            )
+    return content, {key: span for key, span in found.items() if span}
 
 
 def _entries(path: Path, file: io.BufferedReader, mapped: mmap.mmap) -> dict[str, Span]:

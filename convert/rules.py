@@ -36,6 +36,14 @@ class Rule(NamedTuple):
         found = self.transform.to_theirs(blanks)
         return {name: array.shape for name, array in zip(self.theirs, found, strict=True)}
 
+    def inside(self, ours: str, theirs: str) -> "Rule":
+        """The same rule, with prefixes before all names."""
+        return Rule(
+            {ours + name: shape for name, shape in self.ours.items()},
+            tuple(theirs + name for name in self.theirs),
+            self.transform,
+        )
+
 
 def _each(function: Callable[[np.ndarray], np.ndarray]) -> Callable[[Arrays], Arrays]:
     return lambda arrays: [function(array) for array in arrays]
@@ -68,34 +76,75 @@ CONV = Transform(_each(lambda x: x.transpose(2, 3, 1, 0)), _each(lambda x: x.tra
 CLASS_SLOT = Transform(_fold_class_slot, _unfold_class_slot)
 """CLS and positions that include it, to CLS and positions of the patches."""
 JOIN = Transform(_join, _cut_in_three)
-"""Three vectors to one."""
-JOIN_DENSE = Transform(
-    lambda arrays: _join(DENSE.to_ours(arrays)),
-    lambda arrays: DENSE.to_theirs(_cut_in_three(arrays)),
-)
-"""Three dense layers to one."""
+"""Three vectors, or kernels (in, out), to one."""
+
+
+def chain(first: Transform, second: Transform) -> Transform:
+    """The transform that applies `first` to their arrays, then `second`."""
+    return Transform(
+        lambda arrays: second.to_ours(first.to_ours(arrays)),
+        lambda arrays: first.to_theirs(second.to_theirs(arrays)),
+    )
+
+
+def reshape(theirs: Shape, ours: Shape) -> Transform:
+    """Axes split by them and merged by us, or the other way round."""
+    return Transform(_each(lambda x: x.reshape(ours)), _each(lambda x: x.reshape(theirs)))
+
+
+class Layout(NamedTuple):
+    """How a program stores each kind of tensor."""
+
+    dense: Transform
+    conv: Transform
+    qkv: Transform
+    qkv_bias: Transform
+    proj: Transform
+    positions: Transform
+
+
+def _layout(dialect: Dialect, config: ViTConfig) -> Layout:
+    if dialect.layout == "flax":
+        return _flax_layout(config)
+    split = len(dialect.qkv) == 3
+    qkv, qkv_bias = (chain(DENSE, JOIN), JOIN) if split else (DENSE, SAME)
+    return Layout(DENSE, CONV, qkv, qkv_bias, DENSE, SAME)
+
+
+def _flax_layout(config: ViTConfig) -> Layout:
+    """That of Flax modules with an axis of heads; positions are a grid."""
+    dim, heads, width = config.embed_dim, config.num_heads, config.head_dim
+    rows, cols = config.grid
+    return Layout(
+        dense=SAME,
+        conv=SAME,
+        qkv=chain(reshape((dim, heads, width), (dim, dim)), JOIN),
+        qkv_bias=chain(reshape((heads, width), (dim,)), JOIN),
+        proj=reshape((heads, width, dim), (dim, dim)),
+        positions=reshape((rows, cols, dim), (1, rows * cols, dim)),
+    )
 
 
 def rules(dialect: Dialect, config: ViTConfig) -> Iterator[Rule]:
     """The complete table of a model in a dialect."""
-    d, dim = dialect, config.embed_dim
+    d, dim, layout = dialect, config.embed_dim, _layout(dialect, config)
     token, grid = (1, 1, dim), (1, config.grid[0] * config.grid[1], dim)
     if d.class_slot:
         yield Rule({"cls_token": token, "pos_embed": grid}, (d.cls_token, d.pos_embed), CLASS_SLOT)
     else:
-        yield _same("cls_token", token, d.cls_token)
-        yield _same("pos_embed", grid, d.pos_embed)
+        yield Rule({"cls_token": token}, (d.cls_token,), SAME)
+        yield Rule({"pos_embed": grid}, (d.pos_embed,), layout.positions)
     if config.num_registers and d.reg_tokens:
-        yield _same("reg_tokens", (1, config.num_registers, dim), d.reg_tokens)
-    patch = config.patch_size
-    kernel = {"patch_embed/kernel": (patch, patch, 3, dim)}
-    yield Rule(kernel, (f"{d.patch_embed}.weight",), CONV)
-    yield _same("patch_embed/bias", (dim,), f"{d.patch_embed}.bias")
+        yield Rule({"reg_tokens": (1, config.num_registers, dim)}, (d.reg_tokens,), SAME)
+    kernel = {"patch_embed/kernel": (config.patch_size, config.patch_size, 3, dim)}
+    yield Rule(kernel, (f"{d.patch_embed}.{d.layer_parts[0]}",), layout.conv)
+    yield Rule({"patch_embed/bias": (dim,)}, (f"{d.patch_embed}.bias",), SAME)
+    block = list(_block(dialect, config, layout))
     for i in range(config.depth):
-        yield from _block(dialect, config, f"blocks_{i}", d.block.format(i))
-    yield from _norm("norm", dim, d.norm)
-    if d.head:
-        yield from _dense("head", (dim, config.num_classes), d.head)
+        yield from (rule.inside(f"blocks_{i}/", f"{d.block.format(i)}.") for rule in block)
+    yield from _norm(d, "norm", dim, d.norm)
+    if config.num_classes and d.head:
+        yield from _dense(d, "head", (dim, config.num_classes), (d.head,), layout.dense)
 
 
 def our_shapes(config: ViTConfig) -> dict[str, Shape]:
@@ -106,29 +155,36 @@ def our_shapes(config: ViTConfig) -> dict[str, Shape]:
     return shapes
 
 
-def _block(d: Dialect, config: ViTConfig, ours: str, theirs: str) -> Iterator[Rule]:
-    dim, mlp_dim = config.embed_dim, config.mlp_dim
-    yield from _norm(f"{ours}/norm1", dim, f"{theirs}.{d.norm1}")
-    yield from _dense(f"{ours}/attn/qkv", (dim, 3 * dim), *(f"{theirs}.{name}" for name in d.qkv))
-    yield from _dense(f"{ours}/attn/proj", (dim, dim), f"{theirs}.{d.proj}")
-    yield from _norm(f"{ours}/norm2", dim, f"{theirs}.{d.norm2}")
-    yield from _dense(f"{ours}/mlp/fc1", (dim, mlp_dim), f"{theirs}.{d.fc1}")
-    yield from _dense(f"{ours}/mlp/fc2", (mlp_dim, dim), f"{theirs}.{d.fc2}")
-    for name, their_name in zip(("ls1", "ls2"), d.layer_scale or (), strict=bool(d.layer_scale)):
-        yield _same(f"{ours}/{name}", (dim,), f"{theirs}.{their_name}")
+def _block(d: Dialect, config: ViTConfig, layout: Layout) -> Iterator[Rule]:
+    """The rules of one block, with names inside the block."""
+    dim, units, (fc1, fc2) = config.embed_dim, config.mlp_dim, d.mlp_layers
+    if config.mlp == "swiglu":
+        units, (fc1, fc2) = 2 * config.mlp_dim, d.gated_layers or d.mlp_layers
+    yield from _norm(d, "norm1", dim, d.norm1)
+    yield from _dense(d, "attn/qkv", (dim, 3 * dim), d.qkv, layout.qkv, layout.qkv_bias)
+    yield from _dense(d, "attn/proj", (dim, dim), (d.proj,), layout.proj)
+    yield from _norm(d, "norm2", dim, d.norm2)
+    yield from _dense(d, "mlp/fc1", (dim, units), (fc1,), layout.dense)
+    yield from _dense(d, "mlp/fc2", (config.mlp_dim, dim), (fc2,), layout.dense)
+    if config.layer_scale and d.layer_scale:
+        for ours, theirs in zip(("ls1", "ls2"), d.layer_scale, strict=True):
+            yield Rule({ours: (dim,)}, (theirs,), SAME)
 
 
-def _same(ours: str, shape: Shape, theirs: str) -> Rule:
-    return Rule({ours: shape}, (theirs,), SAME)
+def _norm(d: Dialect, ours: str, dim: int, theirs: str) -> Iterator[Rule]:
+    yield Rule({f"{ours}/scale": (dim,)}, (f"{theirs}.{d.layer_parts[1]}",), SAME)
+    yield Rule({f"{ours}/bias": (dim,)}, (f"{theirs}.bias",), SAME)
 
 
-def _norm(ours: str, dim: int, theirs: str) -> Iterator[Rule]:
-    yield _same(f"{ours}/scale", (dim,), f"{theirs}.weight")
-    yield _same(f"{ours}/bias", (dim,), f"{theirs}.bias")
-
-
-def _dense(ours: str, shape: Shape, *theirs: str) -> Iterator[Rule]:
+def _dense(
+    d: Dialect,
+    ours: str,
+    shape: Shape,
+    theirs: tuple[str, ...],
+    kernel: Transform,
+    bias: Transform = SAME,
+) -> Iterator[Rule]:
     """A dense layer that they keep in one piece, or in several."""
-    weight, bias = (DENSE, SAME) if len(theirs) == 1 else (JOIN_DENSE, JOIN)
-    yield Rule({f"{ours}/kernel": shape}, tuple(f"{name}.weight" for name in theirs), weight)
+    names = tuple(f"{name}.{d.layer_parts[0]}" for name in theirs)
+    yield Rule({f"{ours}/kernel": shape}, names, kernel)
     yield Rule({f"{ours}/bias": shape[1:]}, tuple(f"{name}.bias" for name in theirs), bias)

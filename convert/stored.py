@@ -1,6 +1,7 @@
 """What is known of a tensor in a file before its values are read?"""
 
-from collections.abc import Callable
+import mmap
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +16,31 @@ class Stored(NamedTuple):
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """The little-endian NumPy type of a name, bfloat16 and its like included."""
+    """The little-endian NumPy type of a name, bfloat16 included."""
     if name == "bfloat16":
         import ml_dtypes
 
         return np.dtype(ml_dtypes.bfloat16)
     return np.dtype(name).newbyteorder("<")
+
+
+def mapped_view(
+    mapped: mmap.mmap,
+    offset: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    strides: Sequence[int] | None = None,
+) -> np.ndarray:
+    """A read-only view of a mapped file; NumPy refuses one that reaches beyond the file.
+
+    Args:
+      mapped: The file.
+      offset: Of the first value, in bytes.
+      shape: Of the view.
+      dtype: Of its values.
+      strides: In values; None is the order of C.
+    """
+    if 0 in shape:
+        return np.zeros(shape, dtype)
+    steps = None if strides is None else [stride * dtype.itemsize for stride in strides]
+    return np.ndarray(shape, dtype, mapped, offset, steps)

@@ -84,7 +84,7 @@ def test_values_that_are_no_numbers_are_refused_by_name(refused, torch, study_st
 def test_the_wrong_family_is_refused(refused, study_file, tmp_path):
     message = refused("import", study_file, tmp_path / "out", "--family", "timm")
     assert "unexpected tensor blocks.0.gamma_1 (24,)" in message
-    assert "missing tensor blocks.0.ls1.gamma (24,)" in message
+    assert "unexpected tensor reg_tokens (1, 4, 24)" in message
 
 
 def test_heads_that_do_not_divide_the_width_are_refused(refused, study_file, tmp_path):

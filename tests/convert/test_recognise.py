@@ -1,11 +1,14 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from convert.dialects import DIALECTS
-from convert.recognise import NUM_HEADS, recognise
+from convert.infer import NUM_HEADS
+from convert.recognise import recognise
 from convert.rules import rules
 from convert.stored import Stored
-from regvit_jax import VARIANTS, InputError
+from regvit_jax import VARIANTS, InputError, ViTConfig
 
 
 def stored(state):
@@ -22,12 +25,54 @@ def tensors_of(config, family="deit"):
     return {name: Stored(shape, "float32", lambda: np.zeros(0)) for name, shape in shapes.items()}
 
 
+def as_family_has_it(config, family):
+    """The nearest configuration that a family can hold."""
+    dialect = DIALECTS[family]
+    return dataclasses.replace(
+        config,
+        num_registers=config.num_registers if dialect.reg_tokens else 0,
+        num_classes=config.num_classes if dialect.head else 0,
+        layer_scale=dialect.layer_scale is not None,
+        mlp=config.mlp
+        if config.mlp == "swiglu" and dialect.gated_layers
+        else dialect.non_linearity,
+        layer_norm_epsilon=dialect.layer_norm_epsilon,
+        pos_resampling=dialect.resampling(config.num_registers if dialect.reg_tokens else 0),
+    )
+
+
 @pytest.mark.parametrize("family", DIALECTS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_is_recognised_from_its_tensors(family, variant):
-    match = recognise(tensors_of(VARIANTS[variant], family))
+@pytest.mark.parametrize("num_registers", [0, 4])
+def test_every_variant_is_recognised_from_its_tensors(family, variant, num_registers):
+    config = dataclasses.replace(VARIANTS[variant], num_registers=num_registers)
+    config = as_family_has_it(config, family)
+    assert not DIALECTS[family].cannot_hold(config)
+    tensors = tensors_of(config, family)
+    if family == "dinov2":  # without it, timm's own DINOv2 is the same
+        tensors["mask_token"] = Stored((1, config.embed_dim), "float32", lambda: np.zeros(0))
+    match = recognise(tensors)
     match.check("file.pth")
-    assert (match.family, match.config) == (family, VARIANTS[variant])
+    assert (match.family, match.config) == (family, config)
+
+
+@pytest.mark.parametrize("family", ["timm", "timm-dinov2", "dinov2", "hf"])
+def test_the_giant_variant_is_gated(family):
+    giant = ViTConfig(
+        embed_dim=1536,
+        depth=40,
+        num_heads=24,
+        patch_size=14,
+        image_size=518,
+        mlp="swiglu",
+        mlp_ratio=4096 / 1536,
+        num_classes=0,
+    )
+    config = as_family_has_it(giant, family)
+    match = recognise(tensors_of(config, family))
+    match.check("file.pth")
+    assert (match.family, match.config) == (family, config)
+    assert config.mlp_dim == 4096
 
 
 def test_the_heads_of_all_variants_are_known():
@@ -39,7 +84,7 @@ def test_a_width_that_nobody_published_needs_the_number_of_heads(study_state):
     tensors = stored(study_state())
     with pytest.raises(InputError, match=r"--num-heads N"):
         recognise(tensors).check("file.pth")
-    match = recognise(tensors, num_heads=3)
+    match = recognise(tensors, known={"num_heads": 3})
     match.check("file.pth")
     assert match.config.num_heads == 3
 
