@@ -42,6 +42,9 @@ def _dispatch(options: Any) -> list[str]:
 
         write_report(options)
         return [f"Report: {options.out}"]
+    from regvit_jax.compilation import cache_compilations
+
+    cache_compilations()
     if isinstance(options, NormsOptions):
         from analysis import norms_command
 

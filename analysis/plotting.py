@@ -71,6 +71,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Writes a figure as PNG and SVG."""
     with styled():
         figure.savefig(folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
+        figure.set_layout_engine("none")  # the places are found; finding them takes a second
         figure.savefig(folder / f"{name}.svg", dpi=DPI, metadata={"Date": None})
 
 

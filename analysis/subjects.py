@@ -6,13 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
 from analysis.options import ImageOptions
-from regvit_jax.checkpoint import MODEL_FOLDER, CheckpointInfo, Params, load, read_info, resolve
+from regvit_jax.checkpoint import (
+    MODEL_FOLDER,
+    CheckpointInfo,
+    Params,
+    load,
+    parameter_shapes,
+    read_info,
+    resolve,
+    unflatten,
+)
 from regvit_jax.config import ViTConfig, variant_name
 from regvit_jax.data import Batches, Source, open_source
 from regvit_jax.errors import InputError
@@ -46,9 +53,7 @@ class Subject:
         """The network and its parameters; a twin's are drawn with the seed."""
         if not self.is_twin:
             return load(self.path)
-        model = DeiT3(self.config)
-        shape = (1, self.config.image_size, self.config.image_size, 3)
-        return model, jax.jit(model.init)(jax.random.key(seed), jnp.zeros(shape))["params"]
+        return DeiT3(self.config), untrained_params(self.config, seed)
 
     def twin(self) -> "Subject":
         """The randomly initialised model of the same configuration, on the same pixels."""
@@ -154,13 +159,33 @@ def open_batches(
     )
 
 
+def untrained_params(config: ViTConfig, seed: int) -> Params:
+    """Start values of a model's parameters, from the same distributions as the model's own.
+
+    Drawn on the host: `DeiT3.init` compiles for ten seconds, which a control is not worth.
+    """
+    generator = np.random.default_rng(seed)
+    shapes = parameter_shapes(config)
+    return unflatten({name: _start(generator, name, shapes[name], config) for name in shapes})
+
+
+def _start(generator: np.random.Generator, name: str, shape: tuple[int, ...], config: ViTConfig):
+    if name.startswith("patch_embed/"):
+        bound = (3 * config.patch_size**2) ** -0.5
+        return generator.uniform(-bound, bound, shape).astype(np.float32)
+    leaf = name.split("/")[-1]
+    constants = {"bias": 0.0, "scale": 1.0, "ls1": config.layer_scale_init}
+    constants["ls2"] = constants["ls1"]
+    if leaf in constants:
+        return np.full(shape, constants[leaf], np.float32)
+    std = config.register_init_std if leaf == "reg_tokens" else 0.02
+    return generator.normal(0.0, std, shape).astype(np.float32)
+
+
 @functools.cache
 def count_parameters(config: ViTConfig) -> int:
     """Numbers in a model's parameters."""
-    shape = (1, config.image_size, config.image_size, 3)
-    images = jax.ShapeDtypeStruct(shape, jnp.float32)
-    tree = jax.eval_shape(DeiT3(config).init, jax.random.key(0), images)
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+    return sum(int(np.prod(shape)) for shape in parameter_shapes(config).values())
 
 
 def _preprocess(info: CheckpointInfo, options: ImageOptions, question: str) -> Preprocess:

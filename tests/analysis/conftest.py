@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from analysis.subjects import untrained_params
+from regvit_jax import compilation
 from regvit_jax.checkpoint import CheckpointInfo, flatten, save, unflatten
 from regvit_jax.config import ViTConfig
 from regvit_jax.model import DeiT3
@@ -22,9 +24,7 @@ PLANTED_BLOCK = 1
 
 def random_params(config: ViTConfig, seed: int = 0, layer_scale: float = 0.3):
     """Parameters far from their start values: every block matters."""
-    model = DeiT3(config)
-    shape = (1, config.image_size, config.image_size, 3)
-    params = flatten(jax.jit(model.init)(jax.random.key(seed), jnp.zeros(shape))["params"])
+    params = flatten(untrained_params(config, seed))
     generator = np.random.default_rng(seed)
     for name, value in params.items():
         noise = generator.normal(0, 0.1, value.shape).astype(np.float32)
@@ -83,6 +83,13 @@ def save_checkpoint(folder: Path, config: ViTConfig, params) -> Path:
     )
     save(folder, params, info)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compilations_in_a_folder_of_the_tests(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compilation, "FOLDER", tmp_path_factory.mktemp("compiled"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from PIL import Image
 from analysis.extract import extract
 from regvit_jax import DeiT3, ViTConfig
 from regvit_jax.data import Batches, open_source
+from regvit_jax.model import init_params
 from regvit_jax.preprocess import Preprocess
 
 CONFIG = ViTConfig(
@@ -20,7 +21,7 @@ PREPROCESS = Preprocess(height=16, width=32, resize="squash")
 @pytest.fixture(scope="module")
 def network():
     model = DeiT3(CONFIG)
-    return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    return model, init_params(model, jax.random.key(0))
 
 
 @pytest.fixture
