@@ -58,7 +58,8 @@ class Bootstrap:
           values: f features of every image.
           function: Maps means (..., *f) to statistics (..., s).
         """
-        point = function(np.mean(values, axis=0, dtype=np.float64)[None])[0]
+        means = np.asarray(np.mean(values, axis=0, dtype=np.float64))
+        point = function(means[None])[0]
         samples = function(self.means(values))
         return [self.estimate(float(p), s) for p, s in zip(point, samples.T, strict=True)]
 

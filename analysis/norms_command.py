@@ -226,21 +226,21 @@ def _write_figures(folder: ResultFolder, measured, source: Source) -> list[Figur
     if images:
         titles = [m.subject.title for m in checkpoints]
         answers = [m.summary.verdict.answer for m in checkpoints]
-        figure = FigureFile(
+        file = FigureFile(
             "norm_maps",
             "Norm maps",
             "Norms of the patches after the last block, all panels on one scale.",
         )
-        drawn.append((figure, maps_figure(images, titles, answers)))
+        drawn.append((file, maps_figure(images, titles, answers)))
     large = [p for p in panels if not p.is_twin and p.summary.emergence is not None]
     if large:
-        figure = FigureFile(
+        file = FigureFile(
             "norm_positions",
             "Where and when large norms appear",
             "Above: share of images whose patch at this place has a large norm. Below: share of "
             "these patches that are as far from the median in an earlier layer.",
         )
-        drawn.append((figure, positions_figure(large)))
+        drawn.append((file, positions_figure(large)))
     for file, figure in drawn:
         save_figure(figure, folder.partial, file.name)
     return [file for file, _ in drawn]

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -32,7 +33,7 @@ COLOUR_MAP = "viridis"
 DPI = 160
 _DARKEST = 0.45  # what shading leaves of a colour where the image is black
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # Matplotlib types it by every name it knows
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -81,6 +82,21 @@ def figure_svg(figure: Figure) -> bytes:
     with styled():
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
+
+
+def legend_below(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
+    """One legend for all panels under them, each label once."""
+    entries: dict[str, Artist] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(str(label), handle)
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
+
+
+def is_leftmost(axes: Axes) -> bool:
+    """Whether a panel is the first of its row: the one that names the y axis."""
+    place = axes.get_subplotspec()
+    return place is not None and place.is_first_col()
 
 
 def hide_ticks(axes: Axes) -> None:

@@ -17,6 +17,7 @@ from analysis.plotting import (
     LINE_STYLES,
     SERIES,
     VERMILION,
+    legend_below,
     new_figure,
     round_up,
     row_label,
@@ -166,7 +167,7 @@ def by_layer_figure(panels: Sequence[AttentionPanel]) -> Figure:
         axes[1, 0].set_ylim(0, 1.03)
         axes[2, 0].set_ylabel("largest weight on\none patch (%)")
         axes[2, 0].set_ylim(bottom=0)
-        _legend_below(figure, list(axes.ravel()))
+        legend_below(figure, list(axes.ravel()), columns=4)
     return figure
 
 
@@ -186,7 +187,7 @@ def similarity_figure(panels: Sequence[AttentionPanel]) -> Figure:
         axis.set_xlabel("block, from 0")
         axis.set_ylabel("mean over pairs of registers\nand over images")
         axis.set_ylim(top=1.03)
-        _legend_below(figure, [axis], columns=2)
+        legend_below(figure, [axis], columns=2)
     return figure
 
 
@@ -238,11 +239,3 @@ def _colour_bar(figure: Figure, drawn, axes, num_rows: int, extend: str = "max")
 def _head_row(axes: Sequence[Axes], titles: Sequence[str]) -> None:
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=8.5)
-
-
-def _legend_below(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None:
-    entries = {}
-    for axis in axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)

@@ -19,6 +19,8 @@ from analysis.plotting import (
     PURPLE,
     SERIES,
     VERMILION,
+    is_leftmost,
+    legend_below,
     new_figure,
     outline_patches,
     round_up,
@@ -68,7 +70,7 @@ def by_layer_figure(panels: Sequence[NormPanel]) -> Figure:
         figure, axes = _panel_grid(panels, "Token norms by layer", height=3.1)
         for axis, panel in zip(axes, panels, strict=True):
             _draw_layers(axis, panel)
-        figure.legend(*_all_handles(axes), loc="outside lower center", ncols=5)
+        legend_below(figure, axes, columns=5)
     return figure
 
 
@@ -95,7 +97,7 @@ def _draw_layers(axis: Axes, panel: NormPanel) -> None:
     axis.set_xticks(x[:: max(1, len(x) // 8)])
     axis.set_xlabel("blocks passed")
     axis.set_title(f"{panel.title}\nn = {panel.summary.num_images} images", loc="left")
-    if axis.get_subplotspec().is_first_col():
+    if is_leftmost(axis):
         axis.set_ylabel("L2 norm of a token")
 
 
@@ -107,7 +109,7 @@ def histogram_figure(panels: Sequence[NormPanel]) -> Figure:
         limits = _ratio_limits(panels)
         for axis, panel in zip(axes, panels, strict=True):
             _draw_histogram(axis, panel, limits)
-        figure.legend(*_all_handles(axes), loc="outside lower center", ncols=3)
+        legend_below(figure, axes, columns=3)
     return figure
 
 
@@ -139,7 +141,7 @@ def _draw_histogram(axis: Axes, panel: NormPanel, limits: tuple[float, float]) -
         fontsize=8.5,
     )
     axis.set_xlabel("norm / median norm")
-    if axis.get_subplotspec().is_first_col():
+    if is_leftmost(axis):
         axis.set_ylabel("patches")
 
 
@@ -221,15 +223,6 @@ def _panel_grid(panels: Sequence[NormPanel], title: str, height: float, share_x:
     for axis in axes[len(panels) :]:
         axis.remove()
     return figure, list(axes[: len(panels)])
-
-
-def _all_handles(axes: Sequence[Axes]):
-    """Legend entries of all panels, each once."""
-    entries = {}
-    for axis in axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    return list(entries.values()), list(entries)
 
 
 def _plain_log_ticks(axis) -> None:
