@@ -11,6 +11,7 @@ import colorsys
 import dataclasses
 import functools
 import importlib.util
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -132,13 +133,13 @@ class DigitsSource:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name} has {len(self)} scenes, there is no {index}.")
-        cells, labels = digits_of(self.split)
+        canvases, labels = _canvases(self.split), digits_of(self.split)[1]
         textures = textures_of(self.split, self.size)
         generator = np.random.default_rng((self.seed, list(SPLITS).index(self.split), epoch, index))
-        ink = _draw_ink(cells[index % len(cells)], self.size, generator)
+        ink = _draw_ink(canvases[index % len(canvases)], self.size, generator)
         image = _draw_texture(textures[generator.integers(len(textures))], self.size, generator)
         box = _place(image, ink, generator)
-        return Scene(image.round().astype(np.uint8), int(labels[index % len(cells)]), box)
+        return Scene(image.round().astype(np.uint8), int(labels[index % len(labels)]), box)
 
 
 @functools.cache
@@ -182,19 +183,25 @@ def _region(photograph: Image.Image, split: str, size: int) -> Float[np.ndarray,
     return np.asarray(resized, np.float32)
 
 
+@functools.cache
+def _canvases(split: str) -> tuple[Image.Image, ...]:
+    """The digits of a split with empty cells around them."""
+    return tuple(Image.fromarray(np.pad(ink, _MARGIN_CELLS)) for ink in digits_of(split)[0])
+
+
 def _draw_ink(
-    cells: UInt8[np.ndarray, "8 8"], size: int, generator: np.random.Generator
+    canvas: Image.Image, size: int, generator: np.random.Generator
 ) -> Float[np.ndarray, "h w"]:
     """A digit's opacity, scaled, slanted and turned, cut to what is visible of it."""
-    canvas = np.pad(cells, _MARGIN_CELLS)
-    side = size * generator.uniform(*_DIGIT_HEIGHT) * canvas.shape[0] / cells.shape[0]
-    pixels = int(np.ceil(side))
+    cells = canvas.width
+    side = size * generator.uniform(*_DIGIT_HEIGHT) * cells / (cells - 2 * _MARGIN_CELLS)
+    pixels = math.ceil(side)
     angle, slant = np.radians(generator.uniform(*_TURN_DEGREES)), generator.uniform(*_SLANT)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    matrix = rotation @ np.array([[1.0, slant], [0.0, 1.0]]) * (canvas.shape[0] / side)
-    offset = canvas.shape[0] / 2 - matrix @ np.array([pixels / 2, pixels / 2])
+    matrix = rotation @ np.array([[1.0, slant], [0.0, 1.0]]) * (cells / side)
+    offset = cells / 2 - matrix.sum(1) * pixels / 2
     transform = (*matrix[0], offset[0], *matrix[1], offset[1])
-    drawn = Image.fromarray(canvas).transform(
+    drawn = canvas.transform(
         (pixels, pixels), Image.Transform.AFFINE, transform, Image.Resampling.BICUBIC
     )
     # A steeper edge than the interpolation's makes a pen stroke of a blurred one.

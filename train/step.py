@@ -6,7 +6,7 @@ devices; the gradient is, after `pmean`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,10 +99,11 @@ def make_batch_loss(model: DeiT3, recipe: Recipe, preprocess: Preprocess) -> Bat
 
     def batch_loss(params: Params, batch: TrainBatch, rngs: Key[Array, " b"]) -> Float[Array, ""]:
         for_flip, for_drop_path = jax.vmap(jax.random.split, out_axes=1)(rngs)
-        pixels = random_flip(for_flip, batch.pixels) if recipe.data.flip else batch.pixels
+        pixels = jnp.asarray(batch.pixels)
+        pixels = random_flip(for_flip, pixels) if recipe.data.flip else pixels
         drop_path = draw_drop_path(for_drop_path, config.drop_path_rate, config.depth)
-        logits = model.apply({"params": params}, preprocess.normalise(pixels), drop_path)
-        return loss(logits, batch.labels).sum()
+        logits: Any = model.apply({"params": params}, preprocess.normalise(pixels), drop_path)
+        return loss(logits, jnp.asarray(batch.labels)).sum()
 
     return batch_loss
 
@@ -148,7 +149,7 @@ def make_rank_step(model: DeiT3, preprocess: Preprocess) -> Callable[[Params, Tr
     """
 
     def ranks(params: Params, batch: TrainBatch) -> Int[Array, " b"]:
-        logits = model.apply({"params": params}, preprocess.normalise(batch.pixels))
+        logits: Any = model.apply({"params": params}, preprocess.normalise(batch.pixels))
         own = jnp.take_along_axis(logits, jnp.maximum(batch.labels, 0)[:, None], axis=1)
         return jnp.sum(~(logits < own), axis=1) - 1
 
