@@ -142,13 +142,12 @@ def timm_photograph_norms(files: list[Path]) -> Step:
 def our_model():
     """DeiT-III Small with registers, and random weights."""
     import jax
-    import jax.numpy as jnp
 
     from regvit_jax import DeiT3, ViTConfig
+    from regvit_jax.model import init_params
 
     model = DeiT3(ViTConfig(num_registers=REGISTERS))
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))["params"]
-    return model, params
+    return model, init_params(model, jax.random.key(0))
 
 
 def our_logits() -> Step:

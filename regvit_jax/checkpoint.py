@@ -40,7 +40,7 @@ class CheckpointInfo:
     """Where the weights come from: the training run, or the file with its SHA-256."""
     class_names: tuple[str, ...] = ()
     """What the head's outputs stand for; empty where unknown."""
-    preprocess: Preprocess = Preprocess()
+    preprocess: Preprocess = dataclasses.field(default_factory=Preprocess)
     """What evaluation does to an image."""
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

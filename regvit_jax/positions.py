@@ -15,11 +15,11 @@ CUBIC_SHARP, CUBIC_ANTIALIAS = -0.75, -0.5
 
 
 def resample_pos_embed(
-    pos_embed: Float[Array, "1 n d"],
+    pos_embed: Float[Array | np.ndarray, "1 n d"],
     grid: tuple[int, int],
     target: tuple[int, int],
     rule: PosResampling = "antialias",
-) -> Float[Array, "1 m d"]:
+) -> Float[Array | np.ndarray, "1 m d"]:
     """Position embeddings for a `target` grid (rows, columns), by bicubic interpolation.
 
     Args:

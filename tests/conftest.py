@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 REAL_DATA = Path(os.environ.get("REGVIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -4,12 +4,12 @@ import dataclasses
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from regvit_jax import DeiT3, InputError, ViTConfig, load, save
 from regvit_jax.checkpoint import CheckpointInfo, flatten, read_info, resolve
+from regvit_jax.model import init_params
 from regvit_jax.preprocess import Preprocess
 
 CONFIG = ViTConfig(
@@ -26,7 +26,7 @@ INFO = CheckpointInfo(
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.jit(DeiT3(CONFIG).init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    return init_params(DeiT3(CONFIG), jax.random.key(0))
 
 
 @pytest.fixture
