@@ -71,6 +71,31 @@ class Export:
 
 
 @dataclasses.dataclass(frozen=True)
+class Verify:
+    """Compare a checkpoint directory with the file that it was imported from.
+
+    Where torch and the family's own library (timm, transformers) are installed, both networks run
+    on the same images; elsewhere only the weights are compared. The result is printed, and kept in
+    the directory's config.json. The exit status is 1 if anything differs by more than its bound.
+    """
+
+    dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Checkpoint directory."""
+    against: Annotated[Path, tyro.conf.arg(metavar="SRC")]
+    """What it was imported from."""
+    images: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Folder of photographs to compare on; random pixels by default."""
+
+    def __call__(self) -> None:
+        from convert.verification import to_table, verify
+
+        result = verify(self.dir, self.against, self.images)
+        sys.stdout.write(to_table(result))
+        if not result.passed:
+            raise SystemExit(1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Inspect:
     """Print what a checkpoint is: a directory of ours, a training run's, or a file of weights."""
 
@@ -89,7 +114,7 @@ class Inspect:
 def main() -> None:
     """Runs `regvit-convert`."""
     command = tyro.extras.subcommand_cli_from_dict(
-        {"import": Import, "export": Export, "inspect": Inspect},
+        {"import": Import, "export": Export, "inspect": Inspect, "verify": Verify},
         prog="regvit-convert",
         description="Convert checkpoints between PyTorch and regvit_jax.",
     )

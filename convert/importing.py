@@ -86,12 +86,17 @@ def _as_float32(array: np.ndarray) -> np.ndarray:
         return array.astype(np.float32, copy=False)
 
 
+def hash_files(weights: Weights) -> str | dict[str, str]:
+    """SHA-256 of the source: of the file, or by name of the files in a folder."""
+    hashes = {file.name: _sha256(file) for file in weights.files}
+    return hashes if weights.format.startswith("folder") else hashes[weights.files[0].name]
+
+
 def _describe(source: Path, weights: Weights, match: Match) -> dict[str, object]:
     """What `config.json` tells of the source."""
-    hashes = {file.name: _sha256(file) for file in weights.files}
     return {
         "file": source.name,
-        "sha256": hashes if source.is_dir() else hashes[source.name],
+        "sha256": hash_files(weights),
         "format": weights.format,
         "family": match.family,
         "left_out": match.dropped,

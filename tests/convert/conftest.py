@@ -19,17 +19,6 @@ def torch() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def timm(torch) -> ModuleType:
-    """timm, which needs torchvision's operators to exist: a CPU-only torch lacks them."""
-    if "timm" not in sys.modules:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            if not hasattr(torch.ops.torchvision, name):
-                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return pytest.importorskip("timm")
-
-
-@pytest.fixture(scope="session")
 def tiny_vit(torch, timm) -> Callable:
     """Builds timm's transformer, 24 wide and 2 deep, with weights far from their start values."""
     from timm.models.vision_transformer import VisionTransformer

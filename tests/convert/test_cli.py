@@ -99,10 +99,10 @@ def test_a_file_of_weights_is_no_directory_and_the_error_says_what_to_run(study_
         load(study_file)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["import", "--help"], ["inspect", "--help"]])
+@pytest.mark.parametrize("arguments", [[], ["import"], ["export"], ["inspect"], ["verify"]])
 def test_help_answers_without_the_heavy_libraries(arguments):
     code = (
-        f"import sys; sys.argv = ['regvit-convert', *{arguments!r}]\n"
+        f"import sys; sys.argv = ['regvit-convert', *{arguments!r}, '--help']\n"
         "from convert.cli import main\n"
         "try: main()\n"
         "finally: print(sorted({'jax', 'flax', 'torch', 'orbax', 'numpy'} & sys.modules.keys()))"

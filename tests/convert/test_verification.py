@@ -1,0 +1,101 @@
+import json
+import shutil
+
+import pytest
+
+from convert import references, verification
+from convert.importing import import_checkpoint
+from convert.verification import verify
+
+
+@pytest.fixture(scope="module")
+def imported(study_file, timm, tmp_path_factory):
+    """The study's tiny checkpoint, imported."""
+    directory = tmp_path_factory.mktemp("verify") / "out"
+    import_checkpoint(study_file, directory, num_heads=3)
+    return directory
+
+
+@pytest.fixture
+def changed(imported, tmp_path):
+    """A copy of the imported directory with another value in its configuration."""
+
+    def change(name, value):
+        shutil.copytree(imported, tmp_path / "changed")
+        path = tmp_path / "changed" / "config.json"
+        config = json.loads(path.read_text())
+        config["model"][name] = value
+        path.write_text(json.dumps(config))
+        return tmp_path / "changed"
+
+    return change
+
+
+def test_both_networks_are_run_and_the_table_is_kept(convert, imported, study_file):
+    printed = convert("verify", imported, "--against", study_file)
+    assert "Ran both networks in float32, on 4 images of random pixels" in printed
+    kept = json.loads((imported / "config.json").read_text())["metrics"]["verification"]
+    assert kept["passed"] is True
+    names = [row["tensor"] for row in kept["rows"]]
+    assert {"parameters", "logits", "attention of block 1", "tokens after block 1"} <= set(names)
+    assert all(name in printed for name in names)
+    json.loads(convert("inspect", imported, "--json"))  # the directory still opens
+
+
+def test_photographs_are_used_where_given(imported, study_file, photographs):
+    result = verify(imported, study_file, photographs)
+    assert result.passed
+    assert f"on 4 images of {photographs}" in result.method
+
+
+@pytest.mark.parametrize(("name", "value"), [("mlp", "gelu_tanh"), ("layer_norm_epsilon", 1e-5)])
+def test_a_network_that_computes_something_else_is_found_out(
+    convert, changed, study_file, name, value
+):
+    with pytest.raises(SystemExit) as ended:
+        convert("verify", changed(name, value), "--against", study_file)
+    assert ended.value.code == 1
+
+
+def test_another_file_is_refused(refused, imported, study_file, torch, tmp_path):
+    torch.save(torch.load(study_file, weights_only=False)["model"], tmp_path / "other.pth")
+    message = refused("verify", imported, "--against", tmp_path / "other.pth")
+    assert "was not imported from this file: it records the SHA-256" in message
+
+
+def test_without_torch_only_the_weights_are_compared_and_it_says_so(
+    imported, study_file, monkeypatch
+):
+    def missing(*_):
+        raise ImportError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(verification, "build_reference", missing)
+    result = verify(imported, study_file)
+    assert [row.tensor for row in result.rows] == ["parameters"]
+    assert "the network was not run, because torch is not installed" in result.method
+
+
+@pytest.mark.parametrize("family", ["hf", "hf-vit"])
+def test_folders_of_transformers_are_verified(torch, timm, tmp_path, family):
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3}
+    sizes |= {"image_size": 32, "patch_size": 8}
+    if family == "hf":
+        model = transformers.Dinov2WithRegistersModel(
+            transformers.Dinov2WithRegistersConfig(**sizes)
+        )
+    else:
+        model = transformers.ViTForImageClassification(transformers.ViTConfig(**sizes))
+    model.save_pretrained(tmp_path / "folder")
+    assert import_checkpoint(tmp_path / "folder", tmp_path / "out").family == family
+    result = verify(tmp_path / "out", tmp_path / "folder")
+    assert result.passed
+    assert len(result.rows) > 5
+
+
+def test_values_that_are_no_numbers_pass_no_comparison():
+    assert not verification.Row("logits", float("nan"), 1.0).passed
+
+
+def test_families_without_a_library_have_no_reference(tmp_path):
+    assert references.build_reference(tmp_path, "deit3-jax", ViTConfig(), None) is None
