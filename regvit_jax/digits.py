@@ -49,12 +49,13 @@ _OVERSAMPLING = (
 )
 
 # All ranges are uniform. Lengths are in image sides, colours in [0, 255].
-_DIGIT_HEIGHT = (0.5, 0.6)
-_TURN_DEGREES = (-6.0, 6.0)
-_SLANT = (-0.06, 0.06)
+_DIGIT_HEIGHT = (0.50, 0.56)
+_TURN_DEGREES = (-4.0, 4.0)
+_SLANT = (-0.02, 0.02)
 _TEXTURE_LEVEL = (40.0, 90.0)
 _TEXTURE_CONTRAST = (0.25, 0.5)
 _SATURATION = (0.0, 0.4)
+_PLACES = 16  # a digit's corner lies on multiples of a 16th of the image side
 _SHADOW = 0.5
 _SHADOW_OFFSET = 1 / 32
 _MARGIN_CELLS = 2  # empty cells around a digit, for the turn
@@ -229,7 +230,10 @@ def _place(
 ) -> Int[np.ndarray, " 4"]:
     """Draws a digit and its shadow into the image, wholly inside it; returns the digit's box."""
     size, (height, width) = image.shape[0], ink.shape
-    top, left = generator.integers(size - height + 1), generator.integers(size - width + 1)
+    grid = max(1, size // _PLACES)
+    top, left = (
+        int(generator.integers((size - side) // grid + 1)) * grid for side in (height, width)
+    )
     shift = max(1, round(size * _SHADOW_OFFSET))
     under = image[top + shift : top + shift + height, left + shift : left + shift + width]
     under *= 1 - _SHADOW * ink[: under.shape[0], : under.shape[1], None]

@@ -7,9 +7,9 @@ from train.recipe import DataConfig, OptimConfig, Recipe
 
 DEMO = Recipe(
     model=ViTConfig(
-        embed_dim=96,
+        embed_dim=64,
         depth=6,
-        num_heads=3,
+        num_heads=2,
         patch_size=8,
         image_size=64,
         num_classes=10,
@@ -18,13 +18,13 @@ DEMO = Recipe(
     data=DataConfig(data="digits", batch_size=32),
     optim=OptimConfig(
         optimizer="adamw",
-        learning_rate=1e-3,
-        warmup_epochs=0.2,
+        learning_rate=1.5e-3,
+        warmup_epochs=0.25,
         rate_changes="step",
         weight_decay=0.05,
         beta2=0.99,
     ),
-    epochs=2.0,
+    epochs=3.5,
     loss="cross_entropy",
 )
 """Minutes on two cores: digits on textures, 64 px, patches of 8. LayerScale starts at 0.1, since
