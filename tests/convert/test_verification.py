@@ -6,6 +6,7 @@ import pytest
 from convert import references, verification
 from convert.importing import import_checkpoint
 from convert.verification import verify
+from regvit_jax import ViTConfig
 
 
 @pytest.fixture(scope="module")
