@@ -68,7 +68,7 @@ $(OUT)/reg%/done: | $(NEEDS)-run
 	touch $@
 
 $(OUT)/%/results.json: $(OUT)/inputs.txt $(TRAINED) | $(NEEDS)-run
-	$(BIN)/regvit-analyze $* --checkpoint $(MODELS) --data $(DATA) --num-images $(NUM_IMAGES) --out $(@D)
+	$(BIN)/regvit-analyze $* --checkpoint $(MODELS) --data $(DATA) --num-images $(NUM_IMAGES) --overwrite --out $(@D)
 
 $(OUT)/report.html: $(OUT)/norms/results.json $(OUT)/attention/results.json
 	$(BIN)/regvit-analyze report --results $(^D) --runs $(MODELS) --out $@
