@@ -110,7 +110,9 @@ def render(options: ReportOptions) -> str:
         models=_models_table([results for _, results in folders], options.runs),
         training=_training_picture(options.runs),
         sections=[_section(folder, results) for folder, results in folders],
-        is_embedded_data=any(results["data"]["name"] == "digits" for _, results in folders),
+        is_embedded_data=any(
+            results["configuration"].get("data") == "digits" for _, results in folders
+        ),
         format_value=_plain_value,
     )
 
@@ -171,14 +173,14 @@ def _models_table(all_results: Sequence[Json], runs: Sequence[Path]) -> Table:
 
 
 def _model_row(row: Json) -> tuple[str, ...]:
-    top1 = row.get("metrics", {}).get("top1")
+    top1 = _share(row.get("metrics", {}).get("top1"))
     parameters = row.get("num_parameters")
     return (
         row["label"],
         str(row["num_registers"]),
         MISSING if parameters is None else f"{parameters:,}",
         percent(top1, 1),
-        str(top1["n"]) if isinstance(top1, Mapping) and "n" in top1 else MISSING,
+        str(top1["n"]) if top1 and "n" in top1 else MISSING,
         row["verdict"],
     )
 
@@ -341,10 +343,21 @@ def _training_curve(run: Path) -> TrainingCurve | None:
         step = line.get("step")
         if isinstance(line.get("loss"), int | float):
             loss.append((step, line["loss"]))
-        if "top1" in line:
-            value = line["top1"]
-            top1.append((step, value["value"] if isinstance(value, Mapping) else value))
+        if accuracy := _share(line.get("top1")):
+            top1.append((step, accuracy["value"]))
     return TrainingCurve(run.name, loss, top1) if loss or top1 else None
+
+
+def _share(metric: Any) -> Json | None:
+    """An accuracy as results.json has numbers; runs write {"share", "low", "high", "n"}."""
+    if isinstance(metric, int | float):
+        return {"value": metric}
+    if not isinstance(metric, Mapping):
+        return None
+    if "share" in metric:
+        interval = [metric["low"], metric["high"]]
+        return {"value": metric["share"], "n": metric["n"], "interval": interval}
+    return metric if "value" in metric else None
 
 
 def percent(estimate: Any, digits: int) -> str:

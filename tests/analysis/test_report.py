@@ -33,7 +33,7 @@ def model(label, registers, answer):
         "is_twin": False,
         "num_registers": registers,
         "num_parameters": 22_059_496,
-        "metrics": {"top1": estimate(0.8105)},
+        "metrics": {"top1": {"share": 0.8105, "low": 0.8005, "high": 0.8205, "n": 2000}},
         "model": {"depth": 3},
         "preprocess": {"height": 32},
         "source": {"sha256": "abc123"},
@@ -57,8 +57,8 @@ def write_results(folder: Path, **changes) -> Path:
     results = {
         "format": 1,
         "analysis": "norms",
-        "configuration": {"seed": 0, "image_size": None},
-        "data": {"name": "digits", "split": "val", "num_images": 50, "skipped": ["a", "b"]},
+        "configuration": {"data": "digits", "seed": 0, "image_size": None},
+        "data": {"name": "digits-val", "split": "val", "num_images": 50, "skipped": ["a", "b"]},
         "models": [model("reg0", 0, "found"), model("reg4", 4, "not found")],
         "comparisons": [],
         "figures": [
@@ -118,6 +118,7 @@ def test_the_page_holds_the_numbers_and_needs_nothing_else(tmp_path):
     page = write(tmp_path, results=(write_results(tmp_path / "norms"),))
     for text in (
         "81.0 [80.0, 82.0]",
+        "2000",
         "22,059,496",
         "3.42 [2.42, 4.42] above 12.5",
         "Because of <tests>.",
@@ -149,12 +150,13 @@ def test_runs_bring_accuracy_and_curves(tmp_path, checkpoints):
     run.mkdir()
     (run / "model").symlink_to(checkpoints["registers"])
     lines = [{"step": step, "loss": 0.7 / step} for step in range(1, 40)]
-    lines.append({"step": 39, "top1": estimate(0.9)})
+    lines.append({"step": 39, "top1": {"share": 0.9, "low": 0.88, "high": 0.92, "n": 2000}})
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (run / "metrics.jsonl").write_text(text + '{"step": 40, "lo')
     page = write(tmp_path, results=(write_results(tmp_path / "norms"),), runs=(run,))
     assert "50.0 [40.0, 60.0]" in page.text
-    assert any(link.startswith("data:image/svg+xml") for link in page.links)
+    curves = next(link for link in page.links if link.startswith("data:image/svg+xml"))
+    assert len(curves) > 10_000
 
 
 def test_missing_parts_are_named(tmp_path):
