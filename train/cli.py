@@ -11,6 +11,7 @@ import tyro
 
 from regvit_jax import console
 from regvit_jax.errors import InputError
+from train.cores import claim_cores
 from train.presets import PRESETS
 from train.recipe import Recipe
 
@@ -44,6 +45,7 @@ def _run_command(default: Recipe) -> Callable[..., None]:
           preset: Recipe that the other options override: demo or photographs. The defaults below
             are its values.
         """
+        claim_cores(recipe.data.batch_size)
         from regvit_jax.compilation import cache_compilations
         from train.loop import train
 
