@@ -111,9 +111,18 @@ def test_an_unknown_model_field_is_refused_and_not_ignored(checkpoint):
 
 def test_truncated_weights_are_named(checkpoint):
     for path in sorted((checkpoint / "params").rglob("*")):
-        if path.is_file() and path.parent.name == "d":
+        if path.is_file() and path.name[0].isdigit():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(InputError, match="damaged or cut short"):
+        load(checkpoint)
+
+
+def test_a_flipped_bit_of_the_weights_is_noticed(checkpoint):
+    path = checkpoint / "params" / "blocks_0.norm1.scale" / "0"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"\(blocks_0\.norm1\.scale/0, \.\.\.\)"):
         load(checkpoint)
 
 
