@@ -49,13 +49,13 @@ _OVERSAMPLING = (
 )
 
 # All ranges are uniform. Lengths are in image sides, colours in [0, 255].
-_DIGIT_HEIGHT = (0.50, 0.56)
+_DIGIT_HEIGHT = (0.55, 0.60)
 _TURN_DEGREES = (-4.0, 4.0)
 _SLANT = (-0.02, 0.02)
 _TEXTURE_LEVEL = (40.0, 90.0)
 _TEXTURE_CONTRAST = (0.25, 0.5)
 _SATURATION = (0.0, 0.4)
-_PLACES = 16  # a digit's corner lies on multiples of a 16th of the image side
+_PLACES = 8  # a digit's corner lies on multiples of an 8th of the image side
 _SHADOW = 0.5
 _SHADOW_OFFSET = 1 / 32
 _MARGIN_CELLS = 2  # empty cells around a digit, for the turn
