@@ -9,8 +9,11 @@ from typing import Any
 
 from convert.recognise import recognise
 from convert.rules import our_shapes
-from convert.weights import FOLDER_FILES, read_weights
+from convert.weights import FOLDER_FILES, Weights, read_weights
 from regvit_jax.config import ViTConfig, variant_name
+
+PROBE_TENSORS = {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
+"""What the study saved of the network that reconstructs patches from tokens."""
 
 Report = dict[str, Any]
 """Facts by name, in the order in which they are read."""
@@ -73,6 +76,8 @@ def _is_ours(path: Path) -> bool:
 
 def _inspect_weights(path: Path) -> Report:
     weights = read_weights(path)
+    if weights.tensors.keys() == PROBE_TENSORS:
+        return _probe(path, weights)
     match = recognise(weights.tensors, known=weights.known)
     match.check(str(path), heads=False)
     model = _model(match.config)
@@ -86,6 +91,17 @@ def _inspect_weights(path: Path) -> Report:
         **model,
         "dtype": ", ".join(sorted({tensor.dtype for tensor in weights.tensors.values()})),
         "left_out": match.dropped,
+        "saved_with_it": weights.about,
+    }
+
+
+def _probe(path: Path, weights: Weights) -> Report:
+    shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
+    return {
+        "path": str(path),
+        "kind": f"{weights.format}: the study's reconstruction probe, two dense layers",
+        "tensors": {name: " x ".join(map(str, shape)) for name, shape in shapes.items()},
+        "num_parameters": sum(map(math.prod, shapes.values())),
         "saved_with_it": weights.about,
     }
 

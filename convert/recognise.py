@@ -56,9 +56,9 @@ class Match(NamedTuple):
         """
         if self.num_problems:
             raise InputError(
-                f"{label} is no vision transformer of a known family. The nearest is "
-                f"{self.dialect.title}, with {self.config.depth} blocks of width "
-                f"{self.config.embed_dim}, which it does not fit:\n  {self.problems()}"
+                f"{label} cannot be read as {self.dialect.title}, the nearest known family (with "
+                f"{self.config.depth} blocks of width {self.config.embed_dim}):\n"
+                f"  {self.problems()}"
             )
         if heads and not self.heads_known:
             raise InputError(

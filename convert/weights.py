@@ -6,6 +6,7 @@ A file is known by its first bytes, never by its name; what is no checkpoint is 
 import dataclasses
 import json
 import math
+import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -152,11 +153,13 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_prefix(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The tensors under the names that the model itself gives them."""
     inside = [name for name in tensors if not name.startswith(_OUTSIDE_PREFIXES)]
     for prefix in _PREFIXES:
         if inside and all(name.startswith(prefix) for name in inside):
             return _without_prefix({k.removeprefix(prefix): v for k, v in tensors.items()})
-    return dict(tensors)
+    # DINOv2 trains with its blocks in chunks, "blocks.CHUNK.BLOCK".
+    return {re.sub(r"^blocks\.\d+\.(\d+\.)", r"blocks.\1", k): v for k, v in tensors.items()}
 
 
 def _from_folder(path: Path) -> Weights:

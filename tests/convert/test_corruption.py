@@ -177,7 +177,7 @@ def test_a_killed_import_leaves_no_directory_behind(convert, study_file, tmp_pat
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ocp.StandardCheckpointer, "save", interrupted)
+    monkeypatch.setattr(ocp.Checkpointer, "save", interrupted)
     with pytest.raises(SystemExit) as ended:
         convert("import", study_file, tmp_path / "out", "--num-heads", 3)
     assert ended.value.code == 130

@@ -51,6 +51,13 @@ def test_prefixes_of_wrapped_models_are_taken_off(torch, tmp_path, prefix):
     assert list(read_weights(tmp_path / "file.pth").tensors) == ["norm.weight"]
 
 
+def test_blocks_in_chunks_are_counted_through(torch, tmp_path):
+    state = {f"blocks.{i // 2}.{i}.norm1.bias": torch.zeros(3) for i in range(4)}
+    torch.save(state, tmp_path / "file.pth")
+    expected = [f"blocks.{i}.norm1.bias" for i in range(4)]
+    assert list(read_weights(tmp_path / "file.pth").tensors) == expected
+
+
 def test_what_training_saved_beside_the_weights_is_told(study_file):
     about = read_weights(study_file).about
     assert about["epoch"] == 799
