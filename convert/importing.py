@@ -93,14 +93,13 @@ def hash_files(weights: Weights) -> str | dict[str, str]:
 
 
 def _describe(source: Path, weights: Weights, match: Match) -> dict[str, object]:
-    """What `config.json` tells of the source."""
-    return {
+    """What `config.json` tells of the source; words of the file never replace ours."""
+    return weights.about | {
         "file": source.name,
         "sha256": hash_files(weights),
         "format": weights.format,
         "family": match.family,
         "left_out": match.dropped,
-        **weights.about,
     }
 
 

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +15,9 @@ from convert.recognise import recognise
 from convert.references import Reference, build_reference
 from convert.weights import Weights, read_weights
 from regvit_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from regvit_jax.checkpoint import CheckpointInfo
 
 NUM_IMAGES = 4
 """Images that both sides see; every tensor of every block is compared on all of them."""
@@ -98,7 +101,7 @@ def _check_origin(directory: Path, recorded: Mapping[str, Any], weights: Weights
         )
 
 
-def _same_values(params: Mapping[str, np.ndarray], weights: Weights, info: Any) -> Row:
+def _same_values(params: Mapping[str, np.ndarray], weights: Weights, info: "CheckpointInfo") -> Row:
     """Whether a second import gives the same parameters; any missing one counts as infinite."""
     known = weights.known | {"num_heads": info.model.num_heads}
     match = recognise(weights.tensors, info.source["family"], known)
@@ -110,7 +113,9 @@ def _same_values(params: Mapping[str, np.ndarray], weights: Weights, info: Any) 
     return Row("parameters", difference, 0.0)
 
 
-def _reference(source: Path, info: Any, wrapper: str | None) -> tuple[str, Reference | None]:
+def _reference(
+    source: Path, info: "CheckpointInfo", wrapper: str | None
+) -> tuple[str, Reference | None]:
     only_weights = "compared names, shapes, values and the file's checksum; the network was not run"
     family = info.source["family"]
     try:
@@ -122,7 +127,9 @@ def _reference(source: Path, info: Any, wrapper: str | None) -> tuple[str, Refer
     return "Ran both networks in float32", reference
 
 
-def _images(info: Any, folder: Path | None) -> tuple[Float[np.ndarray, "b h w 3"], str]:
+def _images(
+    info: "CheckpointInfo", folder: Path | None
+) -> tuple[Float[np.ndarray, "b h w 3"], str]:
     """Normalised images of the size that `pos_embed` was learned for, and what they are."""
     from regvit_jax.data import Batches, open_source
 

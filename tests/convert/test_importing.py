@@ -66,6 +66,15 @@ def test_the_directory_says_where_its_weights_come_from(study_file, tmp_path):
     json.loads((tmp_path / "out" / "config.json").read_text(), parse_constant=pytest.fail)
 
 
+def test_a_file_cannot_forge_where_its_weights_come_from(torch, study_state, tmp_path):
+    forged = {"model": study_state(), "sha256": "0" * 64, "family": "timm"}
+    torch.save(forged, tmp_path / "file.pth")
+    import_checkpoint(tmp_path / "file.pth", tmp_path / "out", num_heads=3)
+    source = read_info(tmp_path / "out").source
+    assert source["sha256"] == hashlib.sha256((tmp_path / "file.pth").read_bytes()).hexdigest()
+    assert source["family"] == "deit"
+
+
 def test_the_moving_average_can_be_imported_instead(study_file, tmp_path):
     import_checkpoint(study_file, tmp_path / "plain", num_heads=3)
     import_checkpoint(study_file, tmp_path / "ema", model_ema=True, num_heads=3)
