@@ -5,8 +5,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from analysis.attention import (
     MEASURES,
     Accumulator,
@@ -19,7 +17,7 @@ from analysis.attention import (
 from analysis.bootstrap import Bootstrap, Estimate
 from analysis.extract import extract
 from analysis.options import AttentionOptions
-from analysis.plotting import save_figure
+from analysis.plotting import Figure, save_figure
 from analysis.plotting_attention import (
     AttentionPanel,
     ShownAttention,

@@ -35,6 +35,11 @@ def token_norms(trace: ViTTrace, layout: TokenLayout) -> Float[Array, "b l t"]:
     return jnp.stack([_l2(stream) for stream in streams], axis=1)
 
 
+def measure(trace: ViTTrace, layout: TokenLayout) -> tuple[Array, Array]:
+    """What a `NormStore` keeps: `token_norms`, and the norms of the patches before positions."""
+    return token_norms(trace, layout), _l2(trace.patch_embed)
+
+
 def _l2(tokens):
     return jnp.sqrt(jnp.sum(jnp.square(tokens.astype(jnp.float32)), axis=-1))
 
@@ -50,9 +55,10 @@ class NormStore:
         self.num_images = 0
         self._folder = folder
         self._files: list[Any] = []
+        """One a layer, then one of the patches before positions."""
 
     def __enter__(self) -> "NormStore":
-        self._files = [tempfile.TemporaryFile(dir=self._folder) for _ in range(self.num_layers)]
+        self._files = [tempfile.TemporaryFile(dir=self._folder) for _ in range(self.num_layers + 1)]
         return self
 
     def __exit__(
@@ -64,18 +70,36 @@ class NormStore:
         for file in self._files:
             file.close()
 
-    def append(self, norms: Float[np.ndarray, "b l t"]) -> None:
-        """Adds the norms of some images."""
-        for layer, file in enumerate(self._files):
+    def append(
+        self, norms: Float[np.ndarray, "b l t"], convolved: Float[np.ndarray, "b p"] | None = None
+    ) -> None:
+        """Adds the norms of some images.
+
+        Args:
+          norms: In every layer.
+          convolved: Of the patch convolution's output; what enters the first block unless given.
+        """
+        for layer, file in enumerate(self._files[:-1]):
             file.write(np.ascontiguousarray(norms[:, layer], np.float32).data)
+        if convolved is None:
+            convolved = norms[:, 0, self.layout.patches]
+        self._files[-1].write(np.ascontiguousarray(convolved, np.float32).data)
         self.num_images += norms.shape[0]
+
+    @property
+    def convolved(self) -> Float[np.ndarray, "n p"]:
+        """Norms of the patch convolution's output: what the pixels alone do."""
+        return self._read(self._files[-1]).reshape(self.num_images, self.layout.num_patches)
 
     def layer(self, index: int) -> Float[np.ndarray, "n t"]:
         """Norms of all tokens of all images in one layer; negative indices count from the end."""
-        file = self._files[index]
+        file = self._files[:-1][index]
+        return self._read(file).reshape(self.num_images, self.layout.num_tokens)
+
+    @staticmethod
+    def _read(file) -> Float[np.ndarray, " n"]:
         file.seek(0)
-        values = np.frombuffer(file.read(), np.float32)
-        return values.reshape(self.num_images, self.layout.num_tokens)
+        return np.frombuffer(file.read(), np.float32)
 
     def patches(self, index: int) -> Float[np.ndarray, "n p"]:
         """Norms of the patches only."""
@@ -131,10 +155,10 @@ class NormSummary:
 def summarise(store: NormStore, bootstrap: Bootstrap) -> NormSummary:
     """Everything that is reported on one model's norms."""
     layout = store.layout
-    embedded, last, normed = store.patches(0), store.patches(-2), store.patches(-1)
+    last, normed = store.patches(-2), store.patches(-1)
     tensors = {"last": last, "normed": normed}
     cuts = {name: thresholds(values) for name, values in tensors.items()}
-    verdicts = _verdicts(store, embedded, bootstrap)
+    verdicts = _verdicts(store, bootstrap)
     group = verdicts[-1].group if verdicts[-1].answer == "found" else None
     cut = group.cut if group else cuts["last"]["3_x_median"]
     return NormSummary(
@@ -197,10 +221,10 @@ def _layer_summaries(store: NormStore, bootstrap: Bootstrap) -> Iterator[KindSum
             yield KindSummary(name, kind, pooled_quantiles(values, bootstrap))
 
 
-def _verdicts(store: NormStore, embedded, bootstrap: Bootstrap) -> list[Verdict]:
-    """The verdict of every layer; before block 1 nothing can have grown."""
+def _verdicts(store: NormStore, bootstrap: Bootstrap) -> list[Verdict]:
+    """The verdict of every layer."""
     layers = range(store.num_layers - 1)
-    return [judge(store.patches(i), embedded, bootstrap) for i in layers]
+    return [judge(store.patches(i), store.convolved, bootstrap) for i in layers]
 
 
 def _emergence(store: NormStore, is_large, cut_ratio: float) -> list[float] | None:

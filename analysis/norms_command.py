@@ -12,9 +12,9 @@ from analysis.norms import (
     NormStore,
     NormSummary,
     compared_features,
+    measure,
     paired_differences,
     summarise,
-    token_norms,
 )
 from analysis.options import NormsOptions
 from analysis.outliers import Verdict, is_tautological
@@ -91,11 +91,11 @@ def _measure(subject: Subject, options: NormsOptions, source: Source, indices, s
     layout = model.layout((size.height, size.width, 3))
     wanted, rows, pixels = set(shown.tolist()), {}, {}
     with NormStore(subject.config.depth + 2, layout) as store:
-        for batch, norms in extract(model, params, batches, token_norms, label=subject.label):
+        for batch, measured in extract(model, params, batches, measure, label=subject.label):
             for i, index in enumerate(batch.indices.tolist()):
                 if index in wanted:
                     rows[index], pixels[index] = store.num_images + i, batch.pixels[i]
-            store.append(norms)
+            store.append(*measured)
         if not store.num_images:
             raise InputError(f"None of the {len(indices)} images of {source.name} can be read.")
         bootstrap = Bootstrap(store.num_images, options.bootstrap, options.seed)

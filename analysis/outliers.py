@@ -11,8 +11,8 @@ So the verdict asks for a group of patches that is
 - apart: between the group and the bulk lies a valley, at most half as dense as the group's own
   peak. A heavy tail, however long, has no valley;
 - grown: the group's distance from the bulk is at least 1.5 times what it was for the same patches
-  before the first block. White backgrounds have large norms in any patch embedding, even an
-  untrained one, but no block made them so.
+  in the patch convolution's output. White backgrounds have large norms there in any model, even an
+  untrained one: such a group is made of pixels.
 
 Rarity and the valley must hold in 97.5 % of the resamples of the images, so that one odd image
 proves nothing.
@@ -58,7 +58,7 @@ class Group(NamedTuple):
     certainty: float
     """Share of resamples in which the group is rare enough, frequent enough and apart."""
     growth: float | None
-    """Distance from the bulk, in units of the same patches' before the first block."""
+    """Distance from the bulk, in units of the same patches' after the patch convolution."""
     num_tokens: int
 
 
@@ -120,20 +120,20 @@ def shape_tests(
 
 def judge(
     norms: Float[np.ndarray, "n p"],
-    embedded: Float[np.ndarray, "n p"] | None,
+    convolved: Float[np.ndarray, "n p"] | None,
     bootstrap: Bootstrap,
 ) -> Verdict:
     """Whether patches of large norm form a separate group, by the rule at the top of this file.
 
     Args:
       norms: Of every patch of n images, in one layer.
-      embedded: Of the same patches before the first block; without it, growth is not asked.
+      convolved: Of the same patches after the patch convolution; without it, growth is not asked.
       bootstrap: Resamples of the n images.
     """
     if norms.shape[0] < MIN_IMAGES:
         reason = f"{norms.shape[0]} images are too few; the rule needs {MIN_IMAGES}."
         return Verdict("cannot tell", reason, None)
-    group = _find_group(norms, embedded, bootstrap)
+    group = _find_group(norms, convolved, bootstrap)
     if group is None:
         return _without_group(norms)
     described = (
@@ -149,13 +149,13 @@ def judge(
     if group.growth is not None and group.growth < GROWTH:
         reason = (
             f"{described}, but the same patches stood out {1 / group.growth:.2f} times as far "
-            "before the first block: it is the pixels, not the network."
+            "after the patch convolution: it is the pixels, not the network."
         )
         return Verdict("not found", reason, group)
     grown = (
         ""
         if group.growth is None
-        else f", {group.growth:.1f} times as far out as before the first block"
+        else f", {group.growth:.1f} times as far out as after the patch convolution"
     )
     reason = (
         f"{described}{grown}; the valley before them has {100 * group.valley:.0f} % of the peak's "
@@ -182,7 +182,7 @@ def _without_group(norms) -> Verdict:
     return Verdict("not found", reason, None)
 
 
-def _find_group(norms, embedded, bootstrap: Bootstrap) -> Group | None:
+def _find_group(norms, convolved, bootstrap: Bootstrap) -> Group | None:
     """The group with the deepest valley before it, if any is rare, far and apart."""
     num_patches = norms.shape[1]
     median = float(np.median(norms))
@@ -209,7 +209,7 @@ def _find_group(norms, embedded, bootstrap: Bootstrap) -> Group | None:
         peak_ratio=float((edges[peak] * edges[peak + 1]) ** 0.5),
         valley=float(density[valley] / density[peak]),
         certainty=float(holds.mean()),
-        growth=None if embedded is None else _growth(norms, embedded, in_group),
+        growth=None if convolved is None else _growth(norms, convolved, in_group),
         num_tokens=int(in_group.sum()),
     )
 
@@ -245,10 +245,10 @@ def _deepest_valley(density, above, edges, least_peak) -> tuple[int, int] | None
     return ties[len(ties) // 2]  # the middle of an empty stretch
 
 
-def _growth(norms, embedded, in_group: Bool[np.ndarray, "n p"]) -> float:
-    """How much further from the bulk the same patches are than before the first block."""
+def _growth(norms, convolved, in_group: Bool[np.ndarray, "n p"]) -> float:
+    """How much further from the bulk the same patches are than after the patch convolution."""
     now = np.median(norms[in_group]) / np.median(norms)
-    before = np.median(embedded[in_group]) / np.median(embedded)
+    before = np.median(convolved[in_group]) / np.median(convolved)
     return float(now / before)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Int
 
@@ -18,12 +19,11 @@ from regvit_jax.checkpoint import (
     parameter_shapes,
     read_info,
     resolve,
-    unflatten,
 )
 from regvit_jax.config import ViTConfig, variant_name
 from regvit_jax.data import Batches, Source, open_source
 from regvit_jax.errors import InputError
-from regvit_jax.model import DeiT3
+from regvit_jax.model import DeiT3, init_params
 from regvit_jax.preprocess import STUDY_PREPROCESS, Preprocess
 
 
@@ -53,7 +53,8 @@ class Subject:
         """The network and its parameters; a twin's are drawn with the seed."""
         if not self.is_twin:
             return load(self.path)
-        return DeiT3(self.config), untrained_params(self.config, seed)
+        model = DeiT3(self.config)
+        return model, init_params(model, jax.random.key(seed))
 
     def twin(self) -> "Subject":
         """The randomly initialised model of the same configuration, on the same pixels."""
@@ -157,29 +158,6 @@ def open_batches(
         indices,
         skip_unreadable=options.skip_unreadable,
     )
-
-
-def untrained_params(config: ViTConfig, seed: int) -> Params:
-    """Start values of a model's parameters, from the same distributions as the model's own.
-
-    Drawn on the host: `DeiT3.init` compiles for ten seconds, which a control is not worth.
-    """
-    generator = np.random.default_rng(seed)
-    shapes = parameter_shapes(config)
-    return unflatten({name: _start(generator, name, shapes[name], config) for name in shapes})
-
-
-def _start(generator: np.random.Generator, name: str, shape: tuple[int, ...], config: ViTConfig):
-    if name.startswith("patch_embed/"):
-        bound = (3 * config.patch_size**2) ** -0.5
-        return generator.uniform(-bound, bound, shape).astype(np.float32)
-    leaf = name.split("/")[-1]
-    constants = {"bias": 0.0, "scale": 1.0, "ls1": config.layer_scale_init}
-    constants["ls2"] = constants["ls1"]
-    if leaf in constants:
-        return np.full(shape, constants[leaf], np.float32)
-    std = config.register_init_std if leaf == "reg_tokens" else 0.02
-    return generator.normal(0.0, std, shape).astype(np.float32)
 
 
 @functools.cache

@@ -129,14 +129,11 @@ def read_info(directory: str | Path) -> CheckpointInfo:
             raise InputError(
                 f"{path} has format {values['format']!r}, this version reads {FORMAT}."
             )
-        preprocess = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values["preprocess"].items()
-        }
         return CheckpointInfo(
             model=ViTConfig.from_json(values["model"]),
             source=values["source"],
             class_names=tuple(values["class_names"]),
-            preprocess=Preprocess(**preprocess),
+            preprocess=Preprocess.from_json(values["preprocess"]),
             metrics=values["metrics"],
         )
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:

@@ -32,12 +32,20 @@ class Sample(NamedTuple):
 class Source(Protocol):
     """Images in a fixed order, read at random."""
 
-    name: str
-    """What results call the source."""
-    class_names: tuple[str, ...]
-    """Empty where images have no labels."""
-    file_names: tuple[str, ...]
-    """What each image is called, relative to the source."""
+    @property
+    def name(self) -> str:
+        """What results call the source."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Empty where images have no labels."""
+        ...
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """What each image is called, relative to the source."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -2,9 +2,9 @@
 
 Every scene is one digit of scikit-learn's UCI set (8 x 8 pixels, scaled up smoothly, turned a
 little and coloured) with its shadow, on a crop of one of scikit-image's bundled photographs. Where
-the digit lies is known exactly. The splits share neither digits nor any pixel of a photograph: the
-last fifth of the digits, which other people wrote, and the last quarter of every photograph along
-its longer side belong to validation.
+the digit lies is known exactly. The splits share neither digits nor any pixel of a photograph:
+every fifth digit, and the last quarter of every photograph along its longer side, belong to
+validation.
 """
 
 import colorsys
@@ -42,16 +42,16 @@ PHOTOGRAPHS = (
     "retina.jpg",
     "rocket.jpg",
 )
-_VAL_DIGITS = 1 / 5
+_VAL_DIGITS = 5  # every fifth
 _VAL_PHOTOGRAPH = 1 / 4
 _OVERSAMPLING = (
     5  # the short side of a photograph in image sizes, so that a quarter of it holds one
 )
 
 # All ranges are uniform. Lengths are in image sides, colours in [0, 255].
-_DIGIT_HEIGHT = (0.55, 0.60)
-_TURN_DEGREES = (-4.0, 4.0)
-_SLANT = (-0.02, 0.02)
+_DIGIT_HEIGHT = (0.55, 0.6)
+_TURN_DEGREES = (-5.0, 5.0)
+_SLANT = (-0.03, 0.03)
 _TEXTURE_LEVEL = (40.0, 90.0)
 _TEXTURE_CONTRAST = (0.25, 0.5)
 _SATURATION = (0.0, 0.4)
@@ -149,8 +149,8 @@ def digits_of(split: str) -> tuple[UInt8[np.ndarray, "n 8 8"], Int[np.ndarray, "
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    first = round(len(bunch.target) * (1 - _VAL_DIGITS))
-    part = slice(0, first) if split == "train" else slice(first, None)
+    is_val = np.arange(len(bunch.target)) % _VAL_DIGITS == _VAL_DIGITS - 1
+    part = ~is_val if split == "train" else is_val
     ink = (bunch.images[part] * (255 / 16)).round().astype(np.uint8)
     return ink, bunch.target[part].astype(np.int64)
 

@@ -226,9 +226,11 @@ class DeiT3(nn.Module):
         if at_once or size == images.shape[0]:
             return self._forward(images, kept, edit, drop_path)
         model, variables = self.unbind()
-        return map_chunks(
-            lambda chunk: model.apply(variables, chunk, kept, method="_forward"), images, size
-        )
+
+        def run(chunk) -> Any:
+            return model.apply(variables, chunk, kept, method="_forward")
+
+        return map_chunks(run, images, size)
 
     @nn.nowrap
     def layout(self, image_shape: Sequence[int]) -> TokenLayout:

@@ -1,7 +1,7 @@
 """Which pixels does the model see? One owner for resizing, cropping and normalisation."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -84,6 +84,15 @@ class Preprocess:
         axes = (1,) * (pixels.ndim - 1) + (3,)
         mean, std = (jnp.array(value, jnp.float32).reshape(axes) for value in (self.mean, self.std))
         return (jnp.asarray(pixels, jnp.float32) / 255.0 - mean) / std
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Preprocess":
+        """What `dataclasses.asdict` wrote, read back from JSON, which has no tuples."""
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**fields)
 
     @classmethod
     def square(cls, size: int) -> "Preprocess":

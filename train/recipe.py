@@ -31,8 +31,9 @@ class DataConfig:
 class OptimConfig:
     """How the parameters move; the default is DeiT-III Small's for 800 epochs, without EMA."""
 
-    optimizer: Literal["lamb", "adamw"] = "lamb"
-    """LAMB scales each decayed tensor's step by its norm; otherwise the two are the same."""
+    optimizer: Literal["lamb", "adamw", "muon"] = "lamb"
+    """LAMB scales each decayed tensor's step by its norm; otherwise it is AdamW. Muon
+    (arXiv:2502.16982), in no published recipe here, learns small problems from fewer images."""
     learning_rate: float = 4e-3
     """Highest rate; not scaled with the batch."""
     warmup_learning_rate: float = 1e-6

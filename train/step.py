@@ -15,9 +15,10 @@ import optax
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from regvit_jax.checkpoint import Params
+from regvit_jax.chunks import chunk_size
 from regvit_jax.drop_path import draw_drop_path
 from regvit_jax.errors import InputError
-from regvit_jax.model import DeiT3
+from regvit_jax.model import DeiT3, init_params
 from regvit_jax.preprocess import Preprocess
 from train.augment import random_flip
 from train.losses import loss_of
@@ -26,8 +27,6 @@ from train.state import TrainState
 
 AXIS = "data"
 INIT_STREAM = 0x1217
-CPU_TOKENS_AT_ONCE = 800
-"""A CPU is fastest on few tokens at a time: 4 images of 224 px, or 8 of 64 px in small patches."""
 
 
 class TrainBatch(NamedTuple):
@@ -133,12 +132,9 @@ def mean_gradient(
 
 def _chunk_size(size: int, params: Params, shape: tuple[int, ...]) -> int:
     """Images of a chunk: the most that divide the batch and fit into a CPU's cache."""
-    if jax.default_backend() != "cpu":
-        return size
     patch = params["patch_embed"]["kernel"].shape[0]
-    tokens = (shape[1] // patch) * (shape[2] // patch)
-    limit = max(1, CPU_TOKENS_AT_ONCE // tokens)
-    return max(count for count in range(1, min(size, limit) + 1) if size % count == 0)
+    limit = chunk_size(size, num_tokens=(shape[1] // patch) * (shape[2] // patch))
+    return max(count for count in range(1, limit + 1) if size % count == 0)
 
 
 def make_rank_step(model: DeiT3, preprocess: Preprocess) -> Callable[[Params, TrainBatch], Array]:
@@ -167,6 +163,5 @@ def first_state(model: DeiT3, optimizer: optax.GradientTransformation, seed: int
     """The state before the first step, the same on every machine."""
     # Folded so that the parameters share no random numbers with the steps.
     rng = jax.random.fold_in(jax.random.key(seed), INIT_STREAM)
-    size = model.config.image_size
-    params = jax.jit(model.init)(rng, jnp.zeros((1, size, size, 3)))["params"]
+    params = init_params(model, rng)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))

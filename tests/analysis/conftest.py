@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.subjects import untrained_params
 from regvit_jax import compilation
 from regvit_jax.checkpoint import CheckpointInfo, flatten, save, unflatten
 from regvit_jax.config import ViTConfig
-from regvit_jax.model import DeiT3
+from regvit_jax.model import DeiT3, init_params
 from regvit_jax.preprocess import Preprocess
 
 TINY = ViTConfig(
@@ -24,7 +23,7 @@ PLANTED_BLOCK = 1
 
 def random_params(config: ViTConfig, seed: int = 0, layer_scale: float = 0.3):
     """Parameters far from their start values: every block matters."""
-    params = flatten(untrained_params(config, seed))
+    params = flatten(init_params(DeiT3(config), jax.random.key(seed)))
     generator = np.random.default_rng(seed)
     for name, value in params.items():
         noise = generator.normal(0, 0.1, value.shape).astype(np.float32)

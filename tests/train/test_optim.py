@@ -110,6 +110,20 @@ def test_lamb_moves_the_tensors_that_are_not_decayed_as_adam(problem):
     assert np.abs(lamb["kernel"] - adam["kernel"]).max() > 1e-3
 
 
+def test_muon_moves_a_matrix_by_its_gradient_with_all_singular_values_made_alike(problem):
+    """Against an SVD: five Newton-Schulz steps bring the singular values to between 0.7 and 1.2."""
+    params, gradients = problem
+    config = OptimConfig(optimizer="muon", learning_rate=0.01, weight_decay=0.0)
+    moved = run_ours(config, params, gradients[:1])
+    step = params["kernel"] - moved["kernel"]
+    left, _, right = np.linalg.svd(gradients[0]["kernel"], full_matrices=False)
+    inside = left.T @ step @ right.T  # diagonal where the step has the gradient's directions
+    scale = 0.1 * max(1.0, step.shape[1] / step.shape[0]) ** 0.5
+    singular = np.diag(inside) / scale
+    assert 0.6 < singular.min() < singular.max() < 1.3
+    np.testing.assert_allclose(inside / scale, np.diag(singular), rtol=0, atol=1e-3)
+
+
 def test_three_adamw_steps_equal_torch(problem):
     import torch
 

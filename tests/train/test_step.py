@@ -110,7 +110,7 @@ def test_chunks_add_up_to_the_gradient_of_the_whole_batch(batch, monkeypatch):
         means = jnp.asarray(batch.pixels, jnp.float32).mean((1, 2)) / 255
         return ((means @ params["bias"] - batch.labels) ** 2).sum()
 
-    monkeypatch.setattr("train.step.CPU_TOKENS_AT_ONCE", 48)  # three images, of which two divide
+    monkeypatch.setattr("regvit_jax.chunks.CPU_TOKENS", 48)  # three images, of which two divide
     loss, grads = mean_gradient(batch_loss, params, jax.tree.map(jnp.asarray, batch), rngs)
     np.testing.assert_allclose(loss, (residuals**2).mean(), rtol=0, atol=1e-5)
     expected = (2 * residuals[:, None] * means).mean(0)
