@@ -24,7 +24,7 @@ DEMO = Recipe(
         weight_decay=0.05,
         beta2=0.99,
     ),
-    epochs=1.75,
+    epochs=1.5,
     loss="cross_entropy",
     save_steps=500,
 )
