@@ -51,7 +51,7 @@ else
 OUT ?= runs/demo
 DATA ?= digits
 MODELS := $(OUT)/reg0 $(OUT)/reg4
-TRAINED := $(MODELS:%=%/done)
+TRAINED := $(MODELS:%=%/result.json)
 endif
 NUM_IMAGES ?= 1000
 
@@ -63,9 +63,8 @@ $(OUT)/inputs.txt: FORCE
 	@mkdir -p $(OUT)
 	@echo '$(MODELS) $(DATA) $(NUM_IMAGES)' | cmp -s - $@ || echo '$(MODELS) $(DATA) $(NUM_IMAGES)' > $@
 
-$(OUT)/reg%/done: | $(NEEDS)-run
+$(OUT)/reg%/result.json: | $(NEEDS)-run
 	$(BIN)/regvit-train run --preset demo --num-registers $* --data $(DATA) --out $(@D)
-	touch $@
 
 $(OUT)/%/results.json: $(OUT)/inputs.txt $(TRAINED) | $(NEEDS)-run
 	$(BIN)/regvit-analyze $* --checkpoint $(MODELS) --data $(DATA) --num-images $(NUM_IMAGES) --overwrite --out $(@D)

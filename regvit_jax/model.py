@@ -41,7 +41,7 @@ class BlockTrace(NamedTuple):
     after_attn: Float[Array, "b t d"]
     """Residual stream between attention and MLP."""
     hidden: Float[Array, "b t m"]
-    """Units of the MLP after GELU."""
+    """Units of the MLP after the non-linearity."""
     tokens: Float[Array, "b t d"]
     """Residual stream leaving the block."""
 

@@ -1,6 +1,7 @@
 """Which images does a step train on, and who reads them meanwhile?"""
 
 import collections
+import functools
 import os
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -53,8 +54,13 @@ def batch_indices(
     Every epoch has its own order, and leaves out what does not fill a batch.
     """
     epoch, place = divmod(step, num_images // batch_size)
-    order = np.random.default_rng((seed, epoch)).permutation(num_images)
+    order = _order(seed, epoch, num_images)
     return epoch, order[place * batch_size : (place + 1) * batch_size]
+
+
+@functools.lru_cache(maxsize=2)  # of this epoch and, reading ahead, the next
+def _order(seed: int, epoch: int, num_images: int) -> Int[np.ndarray, " n"]:
+    return np.random.default_rng((seed, epoch)).permutation(num_images)
 
 
 def train_batches(

@@ -5,6 +5,7 @@ JAX hands back device 0's copy without a check, so whatever is returned must be 
 devices; the gradient is, after `pmean`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -137,6 +138,7 @@ def _chunk_size(size: int, params: Params, shape: tuple[int, ...]) -> int:
     return max(count for count in range(1, limit + 1) if size % count == 0)
 
 
+@functools.cache  # every evaluation of a run uses the program of the first
 def make_rank_step(model: DeiT3, preprocess: Preprocess) -> Callable[[Params, TrainBatch], Array]:
     """Returns `ranks(params, batch)`: how many classes each image's own one does not beat.
 
