@@ -36,6 +36,7 @@ def training_figure(curves: Sequence[TrainingCurve]) -> Figure:
                 top1.plot(steps, 100 * values, color=color, marker="o", ms=3, label=curve.label)
         loss.set_ylabel("training loss")
         top1.set_ylabel("validation top-1 (%)")
+        top1.set_ylim(0, 100)  # a narrower range makes a hair's breadth of two points
         for axis in (loss, top1):
             axis.set_xlabel("step")
         (loss if any(curve.loss for curve in curves) else top1).legend()

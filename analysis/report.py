@@ -307,7 +307,7 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Json], list[Table]]]] = {
         "Token norms",
         "Outlier tokens are patches whose vectors are many times as long as the others'. They are "
         "“found” here only if they form a group of their own: rare, far from the bulk, separated "
-        "from it by a valley, and further out than before the first block.",
+        "from it by a valley, and further out than the pixels alone put them.",
         _norms_tables,
     ),
     "attention": (
