@@ -63,7 +63,7 @@ class Attended:
         return re.sub(r"[^A-Za-z0-9._-]+", "-", self.subject.label)
 
 
-def analyse_attention(options: AttentionOptions) -> dict[str, Any]:
+def analyse(options: AttentionOptions) -> dict[str, Any]:
     """Measures, writes everything into `options.out`, and returns what results.json says."""
     subjects = open_subjects(options, "attention")
     for subject in subjects:  # a wrong layer ends the command before any work

@@ -1,5 +1,6 @@
 """The command `regvit-analyze`: one subcommand a question, and the report."""
 
+import importlib
 import sys
 from typing import Annotated, Any
 
@@ -13,6 +14,13 @@ Command = (
     | Annotated[AttentionOptions, tyro.conf.subcommand("attention", prefix_name=False)]
     | Annotated[ReportOptions, tyro.conf.subcommand("report", prefix_name=False)]
 )
+
+ANALYSES: dict[type, str] = {
+    NormsOptions: "analysis.norms_command",
+    AttentionOptions: "analysis.attention_command",
+}
+"""Where each question is answered: a module with `analyse(options)`, which writes the results and
+returns them, and `summary_lines(results)`."""
 
 EXAMPLES = """What registers change, measured.
 
@@ -45,16 +53,9 @@ def _dispatch(options: Any) -> list[str]:
     from regvit_jax.compilation import cache_compilations
 
     cache_compilations()
-    if isinstance(options, NormsOptions):
-        from analysis import norms_command
-
-        results = norms_command.analyse_norms(options)
-        lines = norms_command.summary_lines(results)
-    else:
-        from analysis import attention_command
-
-        results = attention_command.analyse_attention(options)
-        lines = attention_command.summary_lines(results)
+    question = importlib.import_module(ANALYSES[type(options)])
+    results = question.analyse(options)
+    lines = question.summary_lines(results)
     if skipped := results["data"]["skipped"]:
         lines.append(f"{len(skipped)} unreadable images were left out; results.json names them.")
     return [*lines, f"Results: {options.out}"]

@@ -50,7 +50,7 @@ class Measured:
     skipped: list[str]
 
 
-def analyse_norms(options: NormsOptions) -> dict[str, Any]:
+def analyse(options: NormsOptions) -> dict[str, Any]:
     """Measures, writes everything into `options.out`, and returns what results.json says."""
     subjects = open_subjects(options, "similarity")
     source, indices = choose_images(options)

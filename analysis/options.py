@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from regvit_jax.errors import InputError
 
-PreprocessChoice = Literal["checkpoint", "official", "study"]
+Protocol = Literal["official", "study"]
 HeadChoice = Literal["both", "mean", "each"]
 
 
@@ -26,9 +26,9 @@ class ImageOptions:
     """Images to analyse, drawn at random when there are more; 0 is all."""
     image_size: int | None = None
     """Side of the square input in pixels; the checkpoint's own unless given."""
-    preprocess: PreprocessChoice = "checkpoint"
-    """"checkpoint": what the checkpoint says; "official": DeiT-III's evaluation; "study": what the
-    study's notebook of this question did."""
+    protocol: Protocol = "official"
+    """"official": the field's right computation, on the pixels of the checkpoint's evaluation;
+    "study": what the study's notebook of this question did, faults included."""
     batch_size: int = 32
     """Images per step; more needs more memory."""
     skip_unreadable: bool = False

@@ -82,7 +82,7 @@ def open_subjects(options: ImageOptions, question: str) -> list[Subject]:
 
     Args:
       options: The command's.
-      question: Key of `STUDY_PREPROCESS`, for `--preprocess study`.
+      question: Key of `STUDY_PREPROCESS`, for `--protocol study`.
 
     Raises:
       InputError: If one is no checkpoint, or the image size does not fit its patches.
@@ -169,10 +169,8 @@ def count_parameters(config: ViTConfig) -> int:
 def _preprocess(info: CheckpointInfo, options: ImageOptions, question: str) -> Preprocess:
     """What becomes of the images of one checkpoint."""
     size = options.image_size or info.preprocess.height
-    if options.preprocess == "study":
+    if options.protocol == "study":
         return _resized(STUDY_PREPROCESS[question], size, size)
-    if options.preprocess == "official":
-        return Preprocess.square(size)
     if options.image_size is None:
         return info.preprocess
     return _resized(info.preprocess, size, size)

@@ -149,7 +149,7 @@ def test_a_chosen_layer_and_image_are_drawn(monkeypatch, tmp_path, checkpoints, 
         monkeypatch,
         *("attention", "--checkpoint", checkpoints["plain"], "--data", pictures / "ant"),
         *("--out", tmp_path / "out", "--layer", 0, "--heads", "mean", "--num-images", 0),
-        *("--show", "picture_006", "--bootstrap", 100, "--preprocess", "study"),
+        *("--show", "picture_006", "--bootstrap", 100, "--protocol", "study"),
         *("--image-size", 24),
     )
     assert status == 0

@@ -60,14 +60,14 @@ def test_shown_images_are_spread_or_named(checkpoints, pictures):
 def test_preprocessing_is_the_checkpoints_unless_another_is_asked_for(checkpoints, pictures):
     (own, _) = open_subjects(options(checkpoints, pictures), "similarity")
     assert own.preprocess == own.info.preprocess
-    (study, _) = open_subjects(options(checkpoints, pictures, preprocess="study"), "similarity")
+    (study, _) = open_subjects(options(checkpoints, pictures, protocol="study"), "similarity")
     assert study.preprocess.resize == "squash"
     assert (study.preprocess.height, study.preprocess.width) == (32, 32)
     (large, _) = open_subjects(options(checkpoints, pictures, image_size=64), "similarity")
     expected = dataclasses.replace(own.preprocess, height=64, width=64, short_side=64)
     assert large.preprocess == expected
     (maps, _) = open_subjects(
-        options(checkpoints, pictures, preprocess="study", image_size=112), "attention"
+        options(checkpoints, pictures, protocol="study", image_size=112), "attention"
     )
     assert maps.preprocess.short_side == 124  # 249 / 2, rounded to even
 
