@@ -23,7 +23,7 @@ class Import:
     src: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
     """File of weights (.pth, .safetensors, .msgpack), or a folder as transformers saves it."""
     dst: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
-    """Directory to write; must not exist."""
+    """Directory to write; must not exist. For the study's reconstruction probe, a file .npz."""
     family: Family | None = None
     """What the file must be; recognised by default."""
     model_ema: bool = False
@@ -34,7 +34,15 @@ class Import:
     def __call__(self) -> None:
         from convert.importing import import_checkpoint
         from convert.inspection import describe_model
+        from convert.probe import import_probe, is_probe
+        from convert.weights import read_weights
 
+        weights = read_weights(self.src)
+        if self.family is None and is_probe(weights):
+            sizes = import_probe(weights, self.src, self.dst)
+            widths = " -> ".join(map(str, sizes))
+            sys.stdout.write(f"Wrote {self.dst}: the study's reconstruction probe, {widths}.\n")
+            return
         match = import_checkpoint(self.src, self.dst, self.family, self.model_ema, self.num_heads)
         left_out = f" Left out: {', '.join(match.dropped)}." if match.dropped else ""
         sys.stdout.write(

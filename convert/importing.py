@@ -67,7 +67,7 @@ def to_ours(
     params: dict[str, np.ndarray] = {}
     broken: list[str] = []
     for rule in rules(dialect, config):
-        arrays = [_as_float32(tensors[name].read()) for name in rule.theirs]
+        arrays = [as_float32(tensors[name].read()) for name in rule.theirs]
         for name, array in zip(rule.theirs, arrays, strict=True):
             if count := array.size - int(np.isfinite(array).sum()):
                 broken.append(f"{name}: {count} of {array.size} values")
@@ -81,7 +81,8 @@ def to_ours(
     return params
 
 
-def _as_float32(array: np.ndarray) -> np.ndarray:
+def as_float32(array: np.ndarray) -> np.ndarray:
+    """The same numbers in float32; those beyond its range become infinite."""
     with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(np.float32, copy=False)
 

@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from convert.probe import is_probe
 from convert.recognise import recognise
 from convert.rules import our_shapes
 from convert.weights import FOLDER_FILES, Weights, read_weights
 from regvit_jax.config import ViTConfig, variant_name
-
-PROBE_TENSORS = {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
-"""What the study saved of the network that reconstructs patches from tokens."""
 
 Report = dict[str, Any]
 """Facts by name, in the order in which they are read."""
@@ -76,7 +74,7 @@ def _is_ours(path: Path) -> bool:
 
 def _inspect_weights(path: Path) -> Report:
     weights = read_weights(path)
-    if weights.tensors.keys() == PROBE_TENSORS:
+    if is_probe(weights):
         return _probe(path, weights)
     match = recognise(weights.tensors, known=weights.known)
     match.check(str(path), heads=False)

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import shlex
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,8 @@ FORMAT = 1
 CONFIG_FILE, PARAMS_FOLDER = "config.json", "params"
 CHECKSUMS_FILE = "checksums.json"
 """CRC-32 of every file of the weights: Orbax does not notice a flipped bit."""
+FOREIGN_SUFFIXES = frozenset({".pth", ".pt", ".bin", ".safetensors", ".msgpack"})
+"""What weights of PyTorch and other libraries are kept in."""
 MODEL_FOLDER = "model"
 """Where a training run keeps its newest checkpoint directory."""
 
@@ -150,19 +153,37 @@ def resolve(directory: str | Path) -> Path:
     """
     directory = Path(directory).resolve()
     for candidate in (directory, directory / MODEL_FOLDER):
-        if (candidate / CONFIG_FILE).is_file():
+        if (candidate / CONFIG_FILE).is_file() and not _foreign_weights(candidate):
             return candidate
-    if directory.is_file():
-        raise InputError(
-            f"{directory} is a file, not a checkpoint directory. If it holds PyTorch weights, run "
-            f"`regvit-convert import {directory} {directory.with_suffix('')}` first."
-        )
     if not directory.exists():
         raise InputError(f"There is no checkpoint directory {directory}.")
+    if directory.is_file():
+        raise InputError(
+            f"{directory} is a file, not a checkpoint directory. If it holds weights of PyTorch, "
+            f"run `{_import_command(directory)}` first."
+        )
+    if weights := _foreign_weights(directory):
+        source = directory if (directory / CONFIG_FILE).is_file() else weights[0]
+        raise InputError(
+            f"{directory} holds weights of another library ({weights[0].name}). Run "
+            f"`{_import_command(source)}` first, and name what it writes."
+        )
     raise InputError(
         f"{directory} is not a checkpoint directory: it has no {CONFIG_FILE}. Expected what "
         "`regvit-convert import` or `regvit-train run` wrote."
     )
+
+
+def _foreign_weights(directory: Path) -> list[Path]:
+    """The files in a folder that only `regvit-convert` reads."""
+    if not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if path.suffix in FOREIGN_SUFFIXES)
+
+
+def _import_command(source: Path) -> str:
+    target = source.with_name(f"{source.stem}-regvit")
+    return f"regvit-convert import {shlex.quote(str(source))} {shlex.quote(str(target))}"
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

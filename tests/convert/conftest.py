@@ -76,6 +76,25 @@ def study_file(torch, study_state, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def probe(torch, timm):
+    """The network that reconstructs patches, as the study built it, 24 -> 12 -> 192."""
+    from timm.layers import Mlp
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Mlp(24, 12, 192).eval()
+
+
+@pytest.fixture(scope="session")
+def probe_file(torch, probe, tmp_path_factory) -> Path:
+    """The probe as the study saved it."""
+    path = tmp_path_factory.mktemp("probe") / "probe.pth"
+    content = {"epoch": 9, "model_state_dict": probe.state_dict(), "loss": 0.5, "val_loss": 0.6}
+    torch.save({**content, "checkpoint_type": "best"}, path)
+    return path
+
+
 @pytest.fixture
 def convert(monkeypatch, capsys) -> Callable[..., str]:
     """Runs `regvit-convert` and gives what it printed."""

@@ -51,6 +51,25 @@ def test_a_training_run_stands_for_its_newest_checkpoint(checkpoint):
     assert load(checkpoint.parent)[0].config == CONFIG
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_folder_of_hugging_face_is_met_with_the_command_that_converts_it(tmp_path, name):
+    folder = tmp_path / "dinov2 small"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "dinov2"}')
+    (folder / name).write_bytes(b"weights")
+    with pytest.raises(InputError) as error:
+        load(folder)
+    assert f"`regvit-convert import '{folder}' '{folder}-regvit'`" in str(error.value)
+
+
+def test_a_folder_of_pytorch_files_is_met_with_the_command_that_converts_one(tmp_path):
+    (tmp_path / "checkpoint_799.pth").write_bytes(b"weights")
+    with pytest.raises(InputError, match=r"import \S+checkpoint_799.pth \S+checkpoint_799-regvit`"):
+        load(tmp_path)
+    with pytest.raises(InputError, match=r"import \S+checkpoint_799.pth \S+checkpoint_799-regvit`"):
+        load(tmp_path / "checkpoint_799.pth")
+
+
 def test_an_existing_checkpoint_is_kept_unless_overwriting_is_asked_for(checkpoint, params):
     with pytest.raises(InputError, match="exists already"):
         save(checkpoint, params, INFO)
