@@ -2,8 +2,9 @@
 
 import collections
 import dataclasses
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -26,6 +27,10 @@ class Sample(NamedTuple):
     """Index into the source's class names; -1 where there is none."""
     boxes: Float[np.ndarray, "m 4"]
     """Objects (x0, y0, x1, y1), half-open, in pixels of the file; none where unknown."""
+    is_truncated: Bool[np.ndarray, " m"] | None = None
+    """Which objects reach beyond the picture or are hidden in part; None where unknown."""
+    is_difficult: Bool[np.ndarray, " m"] | None = None
+    """Which objects are hard to recognise, says who drew the boxes; None where unknown."""
 
 
 @runtime_checkable
@@ -43,8 +48,8 @@ class Source(Protocol):
         ...
 
     @property
-    def file_names(self) -> tuple[str, ...]:
-        """What each image is called, relative to the source."""
+    def file_names(self) -> Sequence[str]:
+        """What each image is called, relative to the source; looking one up may read a file."""
         ...
 
     def __len__(self) -> int: ...
@@ -85,23 +90,26 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> Sample:
         name = self.file_names[index]
-        label = self.class_names.index(name.split("/")[0]) if self.class_names else -1
+        label = self._labels[name.split("/")[0]] if self.class_names else -1
         return Sample(read_image(self.root / name), label, NO_BOXES)
+
+    @functools.cached_property
+    def _labels(self) -> dict[str, int]:
+        return {name: label for label, name in enumerate(self.class_names)}
 
     @classmethod
     def open(cls, root: Path) -> "FolderSource":
         """The images below a folder: directly in it, or in one folder a class.
+
+        Links are followed, hidden files and folders are passed over, and a folder without images is
+        no class.
 
         Raises:
           InputError: If there is no such folder, or no image in it.
         """
         if not root.is_dir():
             raise InputError(f"There is no folder {root}. Expected images, or one folder a class.")
-        files = sorted(
-            path.relative_to(root).as_posix()
-            for path in root.rglob("*")
-            if path.suffix.lower() in SUFFIXES and path.is_file()
-        )
+        files = sorted(_image_names(root, "", ()))
         if not files:
             raise InputError(
                 f"There are no images in {root} (looked for {', '.join(sorted(SUFFIXES))}, in "
@@ -110,6 +118,43 @@ class FolderSource:
         in_classes = all("/" in name for name in files)
         classes = sorted({name.split("/")[0] for name in files}) if in_classes else []
         return cls(root, tuple(files), tuple(classes))
+
+
+def _image_names(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Paths of images below a folder, except through a link to a folder that it is in itself."""
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _image_names(
+                    folder / entry.name, f"{prefix}{entry.name}/", (*above, here)
+                )
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():
+                yield prefix + entry.name
+
+
+def process_slice(
+    indices: Int[np.ndarray, " b"], process_index: int, process_count: int
+) -> Int[np.ndarray, " n"]:
+    """The rows of a global batch that one of several hosts reads: its block of neighbours.
+
+    The blocks of all hosts, one after the other, are the batch.
+
+    Raises:
+      InputError: If the batch cannot be shared out evenly.
+    """
+    if len(indices) % process_count:
+        raise InputError(
+            f"A batch of {len(indices)} images cannot be shared evenly by {process_count} "
+            f"processes. Choose a batch size that {process_count} divides."
+        )
+    size = len(indices) // process_count
+    return indices[process_index * size : (process_index + 1) * size]
 
 
 def open_source(data: str, split: str = "val") -> Source:
