@@ -31,6 +31,14 @@ class Estimate(NamedTuple):
         return {"value": self.value, "n": self.n, "interval": interval}
 
 
+class Resampled(NamedTuple):
+    """A number with its value in every resample, so that two models' can be subtracted."""
+
+    value: float
+    samples: Float[np.ndarray, " replicates"]
+    """NaN where a resample leaves it undefined."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Bootstrap:
     """The resamples of a number of images."""
@@ -64,12 +72,30 @@ class Bootstrap:
         return [self.estimate(float(p), s) for p, s in zip(point, samples.T, strict=True)]
 
     def estimate(self, value: float, samples: Float[np.ndarray, " replicates"]) -> Estimate:
-        """A number with the percentile interval of its resampled values."""
-        if self.num_images < 2:
+        """A number with the percentile interval of its resampled values.
+
+        Resamples in which the number is not defined (NaN: without any outlier, say) are left out;
+        where they are more than 5 %, there is no interval.
+        """
+        defined = samples[np.isfinite(samples)]
+        if self.num_images < 2 or len(defined) < COVERAGE * len(samples):
             return Estimate(value, self.num_images)
         tail = (1 - COVERAGE) / 2
-        low, high = np.quantile(samples, [tail, 1 - tail])
+        low, high = np.quantile(defined, [tail, 1 - tail])
         return Estimate(value, self.num_images, float(low), float(high))
+
+    def resampled(
+        self, values: Float[np.ndarray, "n ..."], function: Callable[[np.ndarray], np.ndarray]
+    ) -> list[Resampled]:
+        """As `statistic`, with the resampled values themselves."""
+        means = np.asarray(np.mean(values, axis=0, dtype=np.float64))
+        point = function(means[None])[0]
+        samples = function(self.means(values).astype(np.float64))
+        return [Resampled(float(p), s) for p, s in zip(point, samples.T, strict=True)]
+
+    def difference(self, first: Resampled, second: Resampled) -> Estimate:
+        """Second minus first on the same images, with its paired interval."""
+        return self.estimate(second.value - first.value, second.samples - first.samples)
 
     def _counts(self) -> Iterator[Float[np.ndarray, "block n"]]:
         """How often each image is drawn, a block of resamples at a time (memory stays bounded)."""
