@@ -16,6 +16,7 @@ from PIL import Image
 from regvit_jax.errors import InputError
 from regvit_jax.images import SUFFIXES, read_image
 from regvit_jax.preprocess import Preprocess
+from regvit_jax.splits import ALIASES, resolve_split
 
 
 class Sample(NamedTuple):
@@ -161,20 +162,41 @@ def open_source(data: str, split: str = "val") -> Source:
     """The images that a command's `--data` names.
 
     Args:
-      data: "digits" for the embedded data set (`regvit_jax.digits`), else a folder of images or
-        of class folders; a folder with a folder `split` in it stands for that one.
-      split: "train" or "val".
+      data: "digits" for the embedded data set (`regvit_jax.digits`); a folder of images, of class
+        folders, or with a folder for each split; the folder or the name of a data set that
+        TensorFlow Datasets prepared (`regvit_jax.prepared`).
+      split: "train", "val", or another that the data set has.
 
     Raises:
       InputError: If there are no images there.
     """
-    root = Path(data)
+    root = Path(data).expanduser()
     if data == "digits" and not root.exists():
         from regvit_jax.digits import DigitsSource
 
         return DigitsSource.open(split)
-    if (root / split).is_dir():
-        root = root / split
+    if root.is_dir():
+        return _open_folder(root, split)
+    if root.exists() or data.startswith((".", "/", "~")):
+        raise InputError(f"There is no folder {data}. Expected images, or one folder a class.")
+    from regvit_jax.prepared import find_prepared
+    from regvit_jax.records import RecordSource
+
+    return RecordSource.open(find_prepared(data), split, data)
+
+
+def _open_folder(root: Path, split: str) -> Source:
+    """What a folder holds: a prepared data set, a folder for each split, or images."""
+    from regvit_jax.prepared import newest, prepared_in
+
+    if prepared := prepared_in(root):
+        from regvit_jax.records import RecordSource
+
+        return RecordSource.open(newest(prepared, str(root)), split, str(root))
+    folders = [path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
+    names = set().union(*ALIASES.values())
+    if split in folders or (folders and names.issuperset(folders)):
+        root = root / resolve_split(split, folders, str(root))
     return FolderSource.open(root)
 
 

@@ -1,0 +1,37 @@
+"""Which part of a data set do "train" and "val" stand for? Data sets have their own names."""
+
+from collections.abc import Sequence
+
+from regvit_jax.errors import InputError
+
+ALIASES = {
+    "train": ("train", "training"),
+    "val": ("val", "validation", "valid", "dev", "test"),
+}
+"""Names for a split, the first that exists is taken."""
+
+
+def resolve_split(split: str, known: Sequence[str], where: str) -> str:
+    """A split in the data set's own words.
+
+    Args:
+      split: A name, or names with parts as TFDS writes them: `train[:90%]+val`.
+      known: The splits that the data set has.
+      where: What error messages call the data set.
+
+    Raises:
+      InputError: If there is no such split.
+    """
+    parts = (part.strip().partition("[") for part in split.split("+"))
+    return "+".join(_own_name(name, known, where) + bracket + rest for name, bracket, rest in parts)
+
+
+def _own_name(name: str, known: Sequence[str], where: str) -> str:
+    candidates = (name, *ALIASES.get(name, ()))
+    for candidate in candidates:
+        if candidate in known:
+            return candidate
+    raise InputError(
+        f"{where} has no split {' or '.join(map(repr, dict.fromkeys(candidates)))}. It has "
+        f"{', '.join(sorted(known)) or 'none'}."
+    )
