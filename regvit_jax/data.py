@@ -58,10 +58,28 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
+class Encoded(NamedTuple):
+    """One image of a source as the bytes of its file."""
+
+    data: bytes
+    label: int
+    """Index into the source's class names; -1 where there is none."""
+    name: str
+    """What error messages call the image."""
+
+
+@runtime_checkable
+class EncodedSource(Source, Protocol):
+    """A source whose images lie in files, to be decoded in another way than `read_image`'s."""
+
+    def encoded(self, index: int) -> Encoded: ...
+
+
 class Batch(NamedTuple):
     """Images side by side; a last, smaller batch is padded with black ones."""
 
-    pixels: UInt8[np.ndarray, "b h w 3"]
+    pixels: UInt8[np.ndarray, "b h w v"]
+    """RGB, and what else the preprocessing hands over."""
     labels: Int[np.ndarray, " b"]
     indices: Int[np.ndarray, " b"]
     """Places in the source; -1 for padding."""
@@ -90,9 +108,22 @@ class FolderSource:
         return len(self.file_names)
 
     def __getitem__(self, index: int) -> Sample:
-        name = self.file_names[index]
-        label = self._labels[name.split("/")[0]] if self.class_names else -1
-        return Sample(read_image(self.root / name), label, NO_BOXES)
+        return Sample(read_image(self.root / self.file_names[index]), self.label(index), NO_BOXES)
+
+    def encoded(self, index: int) -> Encoded:
+        """One image as it is stored.
+
+        Raises:
+          InputError: If it is there no longer.
+        """
+        path = self.root / self.file_names[index]
+        if not path.is_file():
+            raise InputError(f"There is no image at {path}.")
+        return Encoded(path.read_bytes(), self.label(index), str(path))
+
+    def label(self, index: int) -> int:
+        """Index of an image's class folder; -1 where there are none."""
+        return self._labels[self.file_names[index].split("/")[0]] if self.class_names else -1
 
     @functools.cached_property
     def _labels(self) -> dict[str, int]:
@@ -241,7 +272,7 @@ class Batches:
         if rows:
             yield self._batch(rows)
 
-    def _rows(self) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], int, int]]:
+    def _rows(self) -> Iterator[tuple[UInt8[np.ndarray, "h w v"], int, int]]:
         """Pixels, label and index of each readable image, in order; at most two batches ahead."""
         pending: collections.deque = collections.deque()
         with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
@@ -269,7 +300,7 @@ class Batches:
 
     def _batch(self, rows) -> Batch:
         size = self.batch_size
-        pixels = np.zeros((size, self.preprocess.height, self.preprocess.width, 3), np.uint8)
+        pixels = np.zeros((size, *self.preprocess.shape), np.uint8)
         labels, indices = np.full(size, -1), np.full(size, -1)
         for i, (image, label, index) in enumerate(rows):
             pixels[i], labels[i], indices[i] = image, label, index

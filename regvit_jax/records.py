@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from regvit_jax.data import NO_BOXES, Sample
+from regvit_jax.data import NO_BOXES, Encoded, Sample
 from regvit_jax.errors import InputError
 from regvit_jax.images import read_image
 from regvit_jax.splits import resolve_split
@@ -24,15 +24,6 @@ METADATA = "dataset_info.json"
 _FILE_NAME_KEYS = ("file_name", "filename", "image/filename", "id", "image_id")
 _BOX_DECIMALS = 3  # of a pixel; boxes are stored in float32, relative to the image
 _ONE_BASED = frozenset({"voc"})  # TFDS kept Pascal VOC's coordinates, which count from 1
-
-
-class Encoded(NamedTuple):
-    """One record, its image as the bytes of a JPEG or PNG file."""
-
-    image: bytes
-    label: int
-    features: Any
-    """Values by name, as `tf.train.Example` keeps them."""
 
 
 class RecordLayout(NamedTuple):
@@ -89,30 +80,27 @@ class RecordSource:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
-        record = self.encoded(index)
-        image = read_image(record.image, f"Image {index} of {self.name}")
+        features = self._features(index)
+        record = self._encoded(features, index)
+        image = read_image(record.data, record.name)
         if not self.layout.boxes:
             return Sample(image, record.label, NO_BOXES)
         return Sample(
             image,
             record.label,
-            self._boxes(record.features, *image.size),
-            self._flags(record.features, "is_truncated"),
-            self._flags(record.features, "is_difficult"),
+            self._boxes(features, *image.size),
+            self._flags(features, "is_truncated"),
+            self._flags(features, "is_difficult"),
         )
 
     def encoded(self, index: int) -> Encoded:
-        """One record as it is stored.
+        """One image as it is stored: a JPEG or PNG file.
 
         Raises:
           IndexError: If there is no such record.
           InputError: If it is damaged.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self.name} has {len(self)} images, there is no {index}.")
-        features = self._features(index)
-        label = features[self.layout.label].int64_list.value[0] if self.layout.label else -1
-        return Encoded(features[self.layout.image].bytes_list.value[0], label, features)
+        return self._encoded(self._features(index), index)
 
     def file_name(self, index: int) -> str:
         """What the record calls its image, or its split and number."""
@@ -120,10 +108,18 @@ class RecordSource:
             return self._features(index)[self.layout.file_name].bytes_list.value[0].decode()
         return f"{self.split}/{index:06d}"
 
+    def _encoded(self, features: Any, index: int) -> Encoded:
+        label = features[self.layout.label].int64_list.value[0] if self.layout.label else -1
+        data = features[self.layout.image].bytes_list.value[0]
+        return Encoded(data, label, f"image {index} of {self.name}")
+
     def _features(self, index: int) -> Any:
+        """Values by name, as `tf.train.Example` keeps them."""
         from google.protobuf.message import DecodeError
         from tensorflow_datasets.proto import tf_example_pb2
 
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.name} has {len(self)} images, there is no {index}.")
         try:
             return tf_example_pb2.Example.FromString(self.records[index]).features.feature
         except (RuntimeError, DecodeError) as error:  # array_record's and protobuf's complaints
@@ -209,7 +205,7 @@ def _records(builder: Any, split: str, directory: Path) -> Sequence[bytes]:
         parts = builder.info.splits[split].file_instructions
     except (ValueError, AssertionError, KeyError) as error:
         raise InputError(
-            f"There is no part {split!r} of {directory} ({error}). Expected one such as "
+            f"There is no part {split!r} of {directory}. Expected one such as "
             "train[:90%] or train[1000:2000]."
         ) from error
     if missing := [part.filename for part in parts if not Path(part.filename).is_file()]:

@@ -10,6 +10,9 @@ ALIASES = {
 }
 """Names for a split, the first that exists is taken."""
 
+UNDIVIDED = "all"
+"""The split of a data set that has no others; it stands for each, as an undivided folder does."""
+
 
 def resolve_split(split: str, known: Sequence[str], where: str) -> str:
     """A split in the data set's own words.
@@ -28,6 +31,8 @@ def resolve_split(split: str, known: Sequence[str], where: str) -> str:
 
 def _own_name(name: str, known: Sequence[str], where: str) -> str:
     candidates = (name, *ALIASES.get(name, ()))
+    if list(known) == [UNDIVIDED]:
+        return UNDIVIDED
     for candidate in candidates:
         if candidate in known:
             return candidate
