@@ -75,7 +75,7 @@ class Extractor:
         self._num_streams = _num_streams(len(devices))
         # A stream's part of a batch must divide by the devices.
         self._part_size = -(-batch_size // (self._num_streams * len(devices))) * len(devices)
-        shape = (self._part_size, preprocess.height, preprocess.width, 3)
+        shape = (self._part_size, *preprocess.shape)
         layout = model.layout(shape)
 
         def reduce_chunk(params, pixels):
@@ -111,7 +111,7 @@ class Extractor:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> Tree:
+    def _run(self, pixels: UInt8[np.ndarray, "b h w v"]) -> Tree:
         """One part of a batch, computed; the stream's thread waits for it."""
         reduced = self._compiled(self._params, jax.device_put(pixels, self._split))
         return jax.tree.map(np.asarray, reduced)

@@ -28,8 +28,9 @@ class Preprocess:
     """Height of the result, in pixels."""
     width: int = 224
     """Width of the result, in pixels."""
-    resize: Literal["crop", "squash"] = "crop"
-    """"crop": short side to `short_side`, then the centre; "squash": both sides to the result's."""
+    resize: Literal["crop", "squash", "pad"] = "crop"
+    """"crop": short side to `short_side`, then the centre; "squash": both sides to the result's;
+    "pad": as large as it is, with zeros right and below after normalisation."""
     short_side: int = 224
     """Pixels of the short side before cropping."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
@@ -46,8 +47,19 @@ class Preprocess:
                 f"{self.height} x {self.width} px."
             )
 
-    def pixels(self, image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-        """The resized and cropped pixels of an RGB image."""
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of what `pixels` returns; padded images have a fourth channel, 255 inside the image."""
+        return self.height, self.width, 4 if self.resize == "pad" else 3
+
+    def pixels(self, image: Image.Image) -> UInt8[np.ndarray, "h w v"]:
+        """The resized and cropped, or padded, pixels of an RGB image.
+
+        Raises:
+          InputError: If an image to be padded is larger than the result.
+        """
+        if self.resize == "pad":
+            return self._padded(to_array(image))
         resample = _FILTERS[self.interpolation]
         if self.resize == "squash":
             size = (self.width, self.height)
@@ -69,6 +81,8 @@ class Preprocess:
           width: Of the file, in pixels.
           height: Of the file, in pixels.
         """
+        if self.resize == "pad":
+            return boxes.clip(0, np.array([[width, height] * 2]))
         if self.resize == "squash":
             scale = np.array([self.width / width, self.height / height] * 2)
             offset = np.zeros(4)
@@ -79,11 +93,25 @@ class Preprocess:
             offset = np.array([left, top, left, top])
         return (boxes * scale - offset).clip(0, np.array([self.width, self.height] * 2))
 
-    def normalise(self, pixels: UInt8[Array | np.ndarray, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
+    def normalise(self, pixels: UInt8[Array | np.ndarray, "*b h w v"]) -> Float[Array, "*b h w 3"]:
         """The model's input, float32; meant to run on the device, inside jit."""
         axes = (1,) * (pixels.ndim - 1) + (3,)
         mean, std = (jnp.array(value, jnp.float32).reshape(axes) for value in (self.mean, self.std))
-        return (jnp.asarray(pixels, jnp.float32) / 255.0 - mean) / std
+        normalised = (jnp.asarray(pixels[..., :3], jnp.float32) / 255.0 - mean) / std
+        if self.resize == "pad":
+            return jnp.where(pixels[..., 3:] > 0, normalised, 0.0)
+        return normalised
+
+    def _padded(self, pixels: UInt8[np.ndarray, "a b 3"]) -> UInt8[np.ndarray, "h w 4"]:
+        rows, cols = pixels.shape[:2]
+        if rows > self.height or cols > self.width:
+            raise InputError(
+                f"An image of {cols} x {rows} px cannot be padded to {self.width} x {self.height}."
+            )
+        padded = np.zeros(self.shape, np.uint8)
+        padded[:rows, :cols, :3] = pixels
+        padded[:rows, :cols, 3] = 255
+        return padded
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Preprocess":
@@ -99,11 +127,20 @@ class Preprocess:
         """DeiT-III's evaluation at another image size: short side to `size`, then the centre."""
         return cls(height=size, width=size, short_side=size)
 
+    def padding(self, height: int, width: int, multiple: int) -> "Preprocess":
+        """Full resolution for images of up to this size, padded to a multiple of the patch size.
+
+        The normalisation is this one's.
+        """
+        rows, cols = (-(-side // multiple) * multiple for side in (height, width))
+        return dataclasses.replace(self, height=rows, width=cols, resize="pad")
+
 
 STUDY_PREPROCESS: dict[str, Preprocess] = {
     "attention": Preprocess(short_side=249, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     "similarity": Preprocess(resize="squash", interpolation="bilinear"),
     "reconstruction": Preprocess(short_side=256, interpolation="bilinear"),
+    "lost": Preprocess(interpolation="bilinear"),
 }
 """What each notebook of the study did; norms were taken with "similarity"."""
 
