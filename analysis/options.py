@@ -86,6 +86,11 @@ class AttentionOptions(ImageOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SimilarityOptions(ImageOptions):
+    """Do outlier patches look like their neighbours? (They have no pictures of single images.)"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportOptions:
     """One self-contained HTML page from the results of other commands."""
 

@@ -1,0 +1,248 @@
+"""What does `regvit-analyze similarity` do? From checkpoints and images to a result folder."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from analysis.bootstrap import Bootstrap, Estimate
+from analysis.extract import extract
+from analysis.options import SimilarityOptions
+from analysis.outliers import is_tautological
+from analysis.plotting import save_figure
+from analysis.plotting_similarity import SimilarityPanel, densities_figure, medians_figure
+from analysis.results import FigureFile, ResultFolder, estimate_columns
+from analysis.similarity import (
+    TENSORS,
+    Labelled,
+    SimilarityCollector,
+    SimilaritySummary,
+    summarise_similarity,
+)
+from analysis.subjects import Subject, choose_images, open_batches, open_subjects
+from regvit_jax.checkpoint import versions
+from regvit_jax.data import Source
+from regvit_jax.errors import InputError
+
+NUMBERS = {
+    "median_normal": "median cosine of a normal patch with a neighbour",
+    "median_outlier": "median cosine of an outlier with a neighbour",
+    "median_difference": "outliers' median minus normal patches'",
+    "mean_normal": "mean cosine of a normal patch with a neighbour",
+    "mean_outlier": "mean cosine of an outlier with a neighbour",
+    "mean_difference": "outliers' mean minus normal patches'",
+    "auc": "how often an outlier is more like a neighbour than a normal patch is (0.5: by chance)",
+}
+DRAWN = ("quantile_98", "quantile_99_5")
+COMPARED = ("auc", "median_difference", "median_outlier", "median_normal")
+
+
+@dataclasses.dataclass(frozen=True)
+class Similar:
+    """One model's neighbours, reduced to what is written."""
+
+    subject: Subject
+    summary: SimilaritySummary
+    skipped: list[str]
+
+
+def analyse(options: SimilarityOptions) -> dict[str, Any]:
+    """Measures, writes everything into `options.out`, and returns what results.json says."""
+    subjects = open_subjects(options, "similarity")
+    source, indices = choose_images(options)
+    folder = ResultFolder(options.out, "similarity", options.configuration(), options.overwrite)
+    with folder:
+        models = [_measure(subject, options, source, indices) for subject in subjects]
+        results = write(folder, models, options, source)
+        folder.finish(results)
+    return results
+
+
+def labels_of(options: SimilarityOptions) -> str:
+    """The tensor whose norms tell outliers from normal patches."""
+    return "normed" if options.protocol == "study" else "last"
+
+
+def write(
+    folder: ResultFolder, models: Sequence[Similar], options: SimilarityOptions, source: Source
+) -> dict[str, Any]:
+    """Writes figures and tables; what results.json says."""
+    return {
+        "data": {
+            "name": source.name,
+            "split": options.split,
+            "num_images": models[0].summary.num_images,
+            "skipped": models[0].skipped,
+        },
+        "labels": labels_of(options),
+        "numbers": NUMBERS,
+        "models": [_model_json(model, options) for model in models],
+        "comparisons": _comparisons(models, options),
+        "figures": [file.to_json() for file in _write_figures(folder, models, options)],
+        "tables": _write_tables(folder, models, options),
+        "versions": versions(),
+    }
+
+
+def _measure(subject: Subject, options: SimilarityOptions, source: Source, indices) -> Similar:
+    batches = open_batches(options, subject, source, indices)
+    model, params = subject.load(options.seed)
+    size = subject.preprocess
+    with SimilarityCollector(model.layout((size.height, size.width, 3))) as collector:
+        reduce = collector.reduce
+        for _, reduced in extract(model, params, batches, reduce, label=subject.label):
+            collector.add(reduced)
+        if not collector.num_images:
+            raise InputError(f"None of the {len(indices)} images of {source.name} can be read.")
+        bootstrap = Bootstrap(collector.num_images, options.bootstrap, options.seed)
+        return Similar(subject, summarise_similarity(collector, bootstrap), batches.skipped)
+
+
+def _bootstrap(model: Similar, options: SimilarityOptions) -> Bootstrap:
+    return Bootstrap(model.summary.num_images, options.bootstrap, options.seed)
+
+
+def _estimates(labelled: Labelled, bootstrap: Bootstrap) -> dict[str, Estimate | None]:
+    """All numbers; None where there is no outlier, or nothing but outliers."""
+    found = {k: bootstrap.estimate(v.value, v.samples) for k, v in labelled.numbers.items()}
+    return {name: found.get(name) for name in NUMBERS}
+
+
+def _model_json(model: Similar, options: SimilarityOptions) -> dict[str, Any]:
+    bootstrap = _bootstrap(model, options)
+    by_tensor: dict[str, Any] = {tensor: {} for tensor in TENSORS}
+    for labelled in model.summary.labelled:
+        by_tensor[labelled.tensor][labelled.definition] = {
+            "threshold": labelled.threshold,
+            "share": labelled.share,
+            "by_construction": is_tautological(labelled.definition),
+            "num_normal_patches": labelled.num_patches[0],
+            "num_outlier_patches": labelled.num_patches[1],
+            "num_normal_samples": labelled.num_samples[0],
+            "num_outlier_samples": labelled.num_samples[1],
+            "note": _note(labelled),
+            **_estimates(labelled, bootstrap),
+        }
+    return model.subject.to_json() | {
+        "grid": model.summary.grid,
+        "labels": labels_of(options),
+        "similarity": by_tensor,
+    }
+
+
+def _note(labelled: Labelled) -> str | None:
+    """What a reader must know about empty groups."""
+    if not labelled.num_patches[1]:
+        return "No patch is an outlier by this definition."
+    if not labelled.num_patches[0]:
+        return "Every patch is an outlier by this definition."
+    return None
+
+
+def _comparisons(models: Sequence[Similar], options: SimilarityOptions) -> list[dict[str, Any]]:
+    """The first checkpoint against every other one, by every definition that both can meet."""
+    tensor, rows = labels_of(options), []
+    for other in models[1:]:
+        bootstrap = _bootstrap(other, options)
+        differences = {}
+        for first in models[0].summary.labelled:
+            if first.tensor != tensor:
+                continue
+            second = other.summary.of(tensor, first.definition)
+            for name in COMPARED:
+                if name in first.numbers and name in second.numbers:
+                    difference = bootstrap.difference(first.numbers[name], second.numbers[name])
+                    differences[f"{first.definition}_{name}"] = difference
+        rows.append(
+            {
+                "from": models[0].subject.label,
+                "to": other.subject.label,
+                "paired": True,
+                "differences": differences,
+            }
+        )
+    return rows
+
+
+def _write_tables(folder: ResultFolder, models, options) -> list[dict[str, str]]:
+    rows = []
+    for model in models:
+        bootstrap = _bootstrap(model, options)
+        for labelled in model.summary.labelled:
+            row: dict[str, Any] = {
+                "model": model.subject.label,
+                "num_registers": model.subject.config.num_registers,
+                "norm_after": "last block" if labelled.tensor == "last" else "last LayerNorm",
+                "definition": labelled.definition,
+                "threshold": labelled.threshold,
+                "n": model.summary.num_images,
+                "outlier_patches": labelled.num_patches[1],
+                "outlier_samples": labelled.num_samples[1],
+            }
+            for name, estimate in _estimates(labelled, bootstrap).items():
+                missing = {name: None, f"{name}_low": None, f"{name}_high": None}
+                row |= estimate_columns(name, estimate) if estimate else missing
+            rows.append(row)
+    folder.write_table("similarity.csv", rows)
+    tables = [{"file": "similarity.csv", "title": "Cosine of patches with their neighbours"}]
+    compared = [
+        {"from": pair["from"], "to": pair["to"], "quantity": name, "n": difference.n}
+        | estimate_columns("difference", difference)
+        for pair in _comparisons(models, options)
+        for name, difference in pair["differences"].items()
+    ]
+    if compared:
+        folder.write_table("comparisons.csv", compared)
+        tables.append({"file": "comparisons.csv", "title": "Paired differences between models"})
+    return tables
+
+
+def _write_figures(folder: ResultFolder, models, options) -> list[FigureFile]:
+    tensor = labels_of(options)
+    where = "after the last LayerNorm" if tensor == "normed" else "after the last block"
+    panels = []
+    for model in models:
+        bootstrap = _bootstrap(model, options)
+        entries = [x for x in model.summary.labelled if x.tensor == tensor]
+        estimates = [_estimates(x, bootstrap) for x in entries]
+        panels.append(
+            SimilarityPanel(model.subject.title, model.summary.num_images, entries, estimates)
+        )
+    files = [
+        FigureFile(
+            "similarity_densities",
+            "How alike are a patch and its neighbours?",
+            "Kernel densities (Gaussian, Scott's bandwidth) of the cosine between the patch "
+            "convolution's outputs of a patch and each of its up to four neighbours, before "
+            f"positions. Outliers are told by their norm {where}. Dotted lines are medians.",
+        ),
+        FigureFile(
+            "similarity_medians",
+            "Neighbour similarity by definition of an outlier",
+            "Medians of both groups, and how often an outlier is more like its neighbour than a "
+            f"normal patch (AUC; 0.5 is chance), with 95 % intervals. Norms {where}.",
+        ),
+    ]
+    save_figure(densities_figure(panels, DRAWN, where), folder.partial, files[0].name)
+    save_figure(medians_figure(panels, where), folder.partial, files[1].name)
+    return files
+
+
+def summary_lines(results: dict[str, Any]) -> list[str]:
+    """What the command prints at the end: the 98 % definition in a line a model."""
+    lines = []
+    for model in results["models"]:
+        entry = model["similarity"][results["labels"]]["quantile_98"]
+        if entry["auc"] is None:
+            lines.append(f"{model['title']}: {entry['note']}")
+            continue
+        lines.append(
+            f"{model['title']}: median cosine with neighbours {entry['median_outlier'].value:.3f} "
+            f"for the 2 % of largest norm, {entry['median_normal'].value:.3f} for the others; "
+            f"AUC {_with_interval(entry['auc'])}"
+        )
+    return lines
+
+
+def _with_interval(estimate: Estimate) -> str:
+    interval = "" if estimate.low is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return f"{estimate.value:.3f}{interval}"
