@@ -1,11 +1,13 @@
 """How does a file become three channels of 8 bits? Whatever camera or program wrote it."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from regvit_jax.errors import InputError
 
@@ -13,6 +15,9 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", 
 
 # Pillow's modes of 16 bits and more; `convert` would clip them instead of scaling.
 _DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
+
+# EXIF orientations that swap width and height.
+_LYING = frozenset({5, 6, 7, 8})
 
 
 def read_image(file: Path | bytes, name: str | None = None) -> Image.Image:
@@ -27,12 +32,34 @@ def read_image(file: Path | bytes, name: str | None = None) -> Image.Image:
     Raises:
       InputError: If the file is missing, no image, or cut short.
     """
+    with _opened(file, name) as image:
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def read_size(file: Path | bytes, name: str | None = None) -> tuple[int, int]:
+    """Width and height of an image turned upright, from the head of its file.
+
+    Args:
+      file: As for `read_image`.
+      name: As for `read_image`.
+
+    Raises:
+      InputError: If the file is missing, or no image.
+    """
+    with _opened(file, name) as image:
+        width, height = image.size
+        is_lying = image.getexif().get(ExifTags.Base.Orientation) in _LYING
+        return (height, width) if is_lying else (width, height)
+
+
+@contextlib.contextmanager
+def _opened(file: Path | bytes, name: str | None) -> Iterator[Image.Image]:
+    """An open image; whatever goes wrong with it is the file's fault."""
     name = name or (str(file) if isinstance(file, Path) else "the image")
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            return _to_rgb(upright)
+            yield image
     except FileNotFoundError:
         raise InputError(f"There is no image at {name}.") from None
     except UnidentifiedImageError:

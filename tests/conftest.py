@@ -28,6 +28,15 @@ def photographs() -> Path:
 
 
 @pytest.fixture(scope="session")
+def voc_sample() -> Path:
+    """A VOC root with 100 annotated photographs, where the machine has it."""
+    folder = REAL_DATA / "voc-sample"
+    if not folder.is_dir():
+        pytest.skip(f"no VOC sample at {folder} (set REGVIT_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def timm():
     """The timm library. A CPU-only torch lacks torchvision's operators: timm needs their names."""
     import torch

@@ -1,0 +1,136 @@
+"""Are VOC roots read as they are meant, and refused clearly where they are broken?"""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from regvit_jax.data import EncodedSource, Source, open_source
+from regvit_jax.errors import InputError
+from regvit_jax.voc import VocSource, read_annotation, voc_year
+
+OBJECT = """<object><name>{name}</name><truncated>{truncated}</truncated>
+<difficult>{difficult}</difficult><bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin>
+<xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox>
+<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part></object>"""
+
+
+def annotation(*objects) -> str:
+    return "<annotation><size/>" + "".join(OBJECT.format(**o) for o in objects) + "</annotation>"
+
+
+CAT = {"name": "cat", "truncated": 1, "difficult": 0, "box": (1, 1, 20, 10)}
+DOG = {"name": "dog", "truncated": 0, "difficult": 1, "box": (3.5, 4, 9, 16)}
+
+
+@pytest.fixture
+def year(tmp_path):
+    """A VOC root of three images; the last one shows no object."""
+    year = tmp_path / "root" / "VOCdevkit" / "VOC2007"
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (year / name).mkdir(parents=True)
+    for i, text in enumerate((annotation(CAT, DOG), annotation(DOG), annotation())):
+        Image.new("RGB", (20, 16 + i), (i, 0, 0)).save(year / f"JPEGImages/00000{i}.jpg")
+        (year / f"Annotations/00000{i}.xml").write_text(text)
+    (year / "ImageSets/Main/trainval.txt").write_text("000002\n000000\n\n000001\n")
+    (year / "ImageSets/Main/val.txt").write_text("000001  1\n")
+    return year
+
+
+def test_a_root_is_recognised_at_every_level(year):
+    root = year.parents[1]
+    assert voc_year(root) == voc_year(root / "VOCdevkit") == voc_year(year) == year
+    assert voc_year(root.parent) is None
+    source = open_source(str(root), "trainval")
+    assert isinstance(source, Source)
+    assert isinstance(source, EncodedSource)
+    assert source.file_names == ("000002.jpg", "000000.jpg", "000001.jpg")
+    assert source.name == f"{year} trainval"
+
+
+def test_the_list_is_chosen_by_split_and_trainval_stands_in(year):
+    assert open_source(str(year), "val").file_names == ("000001.jpg",)
+    assert len(open_source(str(year), "train")) == 3
+    assert open_source(str(year), "train").name.endswith("trainval")
+
+
+def test_boxes_are_half_open_and_flags_are_kept(year):
+    sample = VocSource.open(year)[1]
+    assert sample.image.size == (20, 16)
+    np.testing.assert_array_equal(sample.boxes, [[0, 0, 20, 10], [2.5, 3, 9, 16]])
+    assert sample.is_truncated.tolist() == [True, False]
+    assert sample.is_difficult.tolist() == [False, True]
+    assert VocSource.open(year).annotation(1).names == ("cat", "dog")
+    assert VocSource.open(year)[0].boxes.shape == (0, 4)
+
+
+def test_the_real_sample_equals_a_plain_parser(voc_sample):
+    import xml.etree.ElementTree as ElementTree
+
+    source = open_source(str(voc_sample), "trainval")
+    assert len(source) == 100
+    for index in range(100):
+        path = source.root / "Annotations" / source.file_names[index].replace(".jpg", ".xml")
+        found = source.annotation(index)
+        objects = ElementTree.parse(path).getroot().findall("object")
+        corners = [
+            [float(o.find(f"bndbox/{c}").text) for c in ("xmin", "ymin", "xmax", "ymax")]
+            for o in objects
+        ]
+        np.testing.assert_array_equal(found.boxes, np.array(corners) - [1, 1, 0, 0])
+        flags = [o.find("truncated").text == "1" for o in objects]
+        assert found.is_truncated.tolist() == flags
+
+
+def test_several_years_are_ambiguous(year):
+    (year.parent / "VOC2012" / "JPEGImages").mkdir(parents=True)
+    (year.parent / "VOC2012" / "ImageSets" / "Main").mkdir(parents=True)
+    with pytest.raises(InputError, match="2 years of VOC. Name one: .*VOC2007.*VOC2012"):
+        open_source(str(year.parent))
+
+
+def test_a_root_without_annotations_has_no_boxes(year):
+    for path in (year / "Annotations").iterdir():
+        path.unlink()
+    (year / "Annotations").rmdir()
+    assert open_source(str(year))[0].boxes.shape == (0, 4)
+
+
+def test_missing_lists_and_files_are_named(year):
+    (year / "Annotations" / "000001.xml").unlink()
+    (year / "JPEGImages" / "000000.jpg").unlink()
+    source = VocSource.open(year)
+    with pytest.raises(InputError, match=r"no image at .*000000\.jpg"):
+        source[1]
+    with pytest.raises(InputError, match=r"no image at .*000000\.jpg"):
+        source.encoded(1)
+    with pytest.raises(InputError, match=r"no annotation at .*000001\.xml"):
+        source[2]
+    for path in (year / "ImageSets" / "Main").iterdir():
+        path.rename(path.with_name(f"cat_{path.name}"))
+    with pytest.raises(InputError, match=r"neither val\.txt nor trainval\.txt.*cat_trainval"):
+        open_source(str(year))
+
+
+LAUGHS = """<!DOCTYPE annotation [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>
+<annotation><object><name>&b;</name></object></annotation>"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LAUGHS, "declares a document type"),
+        ("<annotation><object></annotation>", "broken XML .*mismatched tag"),
+        ("", "broken XML"),
+        ("<html></html>", "root is <html>"),
+        (annotation(DOG | {"box": (1, "x", 3, 4)}), "bndbox lacks a number"),
+        (annotation(DOG | {"box": (1, "nan", 3, 4)}), "bndbox lacks a number"),
+        ("<annotation><object><name>cat</name></object></annotation>", "bndbox lacks a number"),
+        (annotation(DOG | {"box": (9, 4, 3, 16)}), "box is empty"),
+        ("<annotation>&undeclared;</annotation>", "broken XML .*undefined entity"),
+    ],
+)
+def test_broken_and_dangerous_annotations_are_refused(tmp_path, text, message):
+    path = tmp_path / "000001.xml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"000001.xml.*{message}"):
+        read_annotation(path)
