@@ -224,6 +224,10 @@ def _open_folder(root: Path, split: str) -> Source:
         from regvit_jax.records import RecordSource
 
         return RecordSource.open(newest(prepared, str(root)), split, str(root))
+    from regvit_jax.voc import VocSource, voc_year
+
+    if voc_year(root):
+        return VocSource.open(root, split)
     folders = [path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
     names = set().union(*ALIASES.values())
     if split in folders or (folders and names.issuperset(folders)):
