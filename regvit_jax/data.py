@@ -1,11 +1,9 @@
 """Where do images come from, and how do they arrive in batches, decoded in parallel?"""
 
-import collections
 import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -17,6 +15,7 @@ from regvit_jax.errors import InputError
 from regvit_jax.images import SUFFIXES, read_image
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.splits import ALIASES, resolve_split
+from regvit_jax.threads import run_ahead
 
 
 class Sample(NamedTuple):
@@ -228,11 +227,39 @@ def _open_folder(root: Path, split: str) -> Source:
 
     if voc_year(root):
         return VocSource.open(root, split)
-    folders = [path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
-    names = set().union(*ALIASES.values())
-    if split in folders or (folders and names.issuperset(folders)):
-        root = root / resolve_split(split, folders, str(root))
+    if splits := split_folders(root, split):
+        root = root / resolve_split(split, splits, str(root))
     return FolderSource.open(root)
+
+
+def split_folders(root: Path, wanted: str | None = None) -> tuple[str, ...]:
+    """The folders of a root that are one split each; none where it holds classes or images.
+
+    Args:
+      root: A folder; others may lie beside those of the splits if training's and validation's are
+        there, otherwise not.
+      wanted: A folder of this name is a split, whatever lies beside it.
+    """
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+    known = {name for names in ALIASES.values() for name in names} | {wanted}
+    found = tuple(name for name in folders if name in known)
+    are_both_there = all(set(names) & set(found) for names in ALIASES.values())
+    return found if wanted in found or are_both_there or len(found) == len(folders) else ()
+
+
+def check_same_classes(first: Source, second: Source) -> None:
+    """Raises unless the labels of two sources mean the same.
+
+    Raises:
+      InputError: If they do not.
+    """
+    if first.class_names != second.class_names:
+        one, other = set(first.class_names), set(second.class_names)
+        raise InputError(
+            f"The classes of {first.name} and {second.name} differ: only the first has "
+            f"{sorted(one - other)}, only the second {sorted(other - one)}. Every class needs "
+            "images in both."
+        )
 
 
 class Batches:
@@ -278,17 +305,9 @@ class Batches:
 
     def _rows(self) -> Iterator[tuple[UInt8[np.ndarray, "h w v"], int, int]]:
         """Pixels, label and index of each readable image, in order; at most two batches ahead."""
-        pending: collections.deque = collections.deque()
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
-            try:
-                for index in self.indices:
-                    pending.append(pool.submit(self._read, int(index)))
-                    if len(pending) > 2 * self.batch_size:
-                        yield from self._result(pending.popleft())
-                while pending:
-                    yield from self._result(pending.popleft())
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        ahead = 2 * self.batch_size
+        for future in run_ahead(self._read, map(int, self.indices), ahead, self.workers):
+            yield from self._result(future)
 
     def _read(self, index: int):
         sample = self.source[index]

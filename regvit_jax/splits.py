@@ -10,7 +10,7 @@ ALIASES = {
 }
 """Names for a split, the first that exists is taken."""
 
-UNDIVIDED = "all"
+UNDIVIDED = "whole"
 """The split of a data set that has no others; it stands for each, as an undivided folder does."""
 
 
