@@ -245,7 +245,8 @@ def _box_key(features: Any) -> str | None:
     boxes = [
         key
         for key, feature in found.items()
-        if isinstance(feature, kinds.BBoxFeature) and feature.bbox_format in (None, "REL_YXYX")
+        if isinstance(feature, kinds.BBoxFeature)
+        and getattr(feature.bbox_format, "value", None) in (None, "REL_YXYX")
     ]
     return boxes[0] if boxes else None
 
