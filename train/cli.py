@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -25,7 +25,7 @@ def main() -> None:
 
 def _main() -> None:
     tyro.extras.subcommand_cli_from_dict(
-        {"run": _run_command(_preset(sys.argv[1:])), "eval": _eval},
+        {"run": _run_command(_preset(sys.argv[1:])), "eval": _eval, "pack": _pack},
         prog="regvit-train",
         description="Train and evaluate vision transformers with registers.\n\n"
         "Example: regvit-train run --num-registers 4 --data digits --out runs/reg4",
@@ -71,7 +71,8 @@ def _eval(
 
     Args:
       checkpoint: What `regvit-train run` or `regvit-convert import` wrote.
-      data: "digits", or a folder with one folder a class (or with a folder val of such).
+      data: "digits", a folder with one folder a class (or with a folder val of such), or a
+        prepared data set of TensorFlow Datasets, by name or folder.
       split: "train" or "val".
       out: File for the result, as JSON.
     """
@@ -84,6 +85,40 @@ def _eval(
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=2) + "\n")
     sys.stdout.write(f"{_sentence(result)}\n")
+
+
+def _pack(
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")],
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
+    name: str | None = None,
+    shards: int | None = None,
+    skip_unreadable: bool = False,
+    seed: int = 0,
+) -> None:
+    """Pack a folder of images into a data set of TensorFlow Datasets (ArrayRecord files).
+
+    Example: regvit-train pack photographs ~/tensorflow_datasets/photographs/1.0.0, then --data
+    photographs. No TensorFlow is needed; JPEG and PNG files are stored as they are.
+
+    Args:
+      folder: Folders train and val with one folder a class in each, one folder of class folders or
+        of images, or a Pascal VOC root.
+      out: Folder of the data set. What lies in DATA_DIR/NAME/1.0.0 is found by its name, where
+        DATA_DIR is TFDS_DATA_DIR or ~/tensorflow_datasets; all else by its path.
+      name: What the data set is called; after the folder unless given.
+      shards: Files of each split; one for 4,096 images unless given.
+      skip_unreadable: Leave out images that cannot be read, instead of stopping.
+      seed: Of the order of the images, so that every part of a split is a fair sample.
+    """
+    from train.pack import PackOptions, pack
+
+    options = PackOptions(folder, out, name, shards, skip_unreadable, seed)
+    packed = pack(options)
+    for message in packed.skipped:
+        sys.stderr.write(f"Left out: {message}\n")
+    counts = ", ".join(f"{n} images in {split}" for split, n in packed.num_images.items())
+    left_out = f", {len(packed.skipped)} left out" if packed.skipped else ""
+    sys.stdout.write(f"{out} holds {packed.name}: {counts}{left_out}.\n")
 
 
 def _preset(arguments: Sequence[str]) -> Recipe:

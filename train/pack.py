@@ -232,7 +232,11 @@ def _readable(
 
 
 def _write_shard(path: Path, records: Iterator[bytes | None]) -> list[int]:
-    """Writes one file; returns the sizes of its records."""
+    """Writes one file; returns the sizes of its records.
+
+    Raises:
+      InputError: If there is no space, say.
+    """
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer, sizes = ArrayRecordWriter(str(path), _WRITER_OPTIONS), []
@@ -240,8 +244,9 @@ def _write_shard(path: Path, records: Iterator[bytes | None]) -> list[int]:
         for record in filter(None, records):
             writer.write(record)
             sizes.append(len(record))
-    finally:
         writer.close()
+    except RuntimeError as error:  # array_record's complaint, of a full disk for one
+        raise InputError(f"The data set cannot be written: {error}.") from error
     return sizes
 
 
