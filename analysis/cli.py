@@ -6,19 +6,27 @@ from typing import Annotated, Any
 
 import tyro
 
-from analysis.options import AttentionOptions, NormsOptions, ReportOptions, SimilarityOptions
+from analysis.options import (
+    AttentionOptions,
+    NormsOptions,
+    ProbeOptions,
+    ReportOptions,
+    SimilarityOptions,
+)
 from regvit_jax.console import run
 
 Command = (
     Annotated[NormsOptions, tyro.conf.subcommand("norms", prefix_name=False)]
     | Annotated[AttentionOptions, tyro.conf.subcommand("attention", prefix_name=False)]
     | Annotated[SimilarityOptions, tyro.conf.subcommand("similarity", prefix_name=False)]
+    | Annotated[ProbeOptions, tyro.conf.subcommand("probe", prefix_name=False)]
     | Annotated[ReportOptions, tyro.conf.subcommand("report", prefix_name=False)]
 )
 
 ANALYSES: dict[type, str] = {
     NormsOptions: "analysis.norms_command",
     AttentionOptions: "analysis.attention_command",
+    ProbeOptions: "analysis.probe_command",
     SimilarityOptions: "analysis.similarity_command",
 }
 """Where each question is answered: a module with `analyse(options)`, which writes the results and

@@ -8,6 +8,10 @@ from regvit_jax.errors import InputError
 
 Protocol = Literal["official", "study"]
 HeadChoice = Literal["both", "mean", "each"]
+ProbedStream = Literal["normed", "last"]
+OutlierDefinition = Literal[
+    "quantile_98", "quantile_99_5", "mean_plus_3sd", "3_x_median", "absolute_150", "group"
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,47 @@ class AttentionOptions(ImageOptions):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimilarityOptions(ImageOptions):
     """Do outlier patches look like their neighbours? (They have no pictures of single images.)"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProbeOptions(ImageOptions):
+    """What does each kind of token know of the image's class?
+
+    The data have class folders, in "train" and "val"; without these, a fifth of the images of each
+    class are held out for validation.
+    """
+
+    num_images: int = 0
+    """Validation images, drawn at random when there are more; 0 is all."""
+    num_train: int = 0
+    """Training images, drawn at random when there are more; 0 is all."""
+    features: ProbedStream = "normed"
+    """Probe tokens after ("normed") or before ("last") the last LayerNorm."""
+    outlier: OutlierDefinition = "quantile_98"
+    """What an outlier patch is, by its norm before the last LayerNorm among all patches of the
+    training images; "group" asks for a separate group of large norms, which may not exist."""
+    without_outlier: Literal["skip", "largest"] = "skip"
+    """Images without an outlier: leave them out of that probe, or take their largest patch."""
+    draws: int = 5
+    """How often random patches are drawn."""
+    num_strengths: int = 45
+    """Strengths C to choose from, between 1e-6 and 1e5."""
+    neighbours: tuple[int, ...] = (10, 20, 100, 200)
+    """Numbers of nearest neighbours to choose from; none leaves this probe out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split != "val":
+            raise InputError(
+                "The probe learns on the training split and is tried on val: no other "
+                "--split is possible."
+            )
+        for name, least in (("num_train", 0), ("draws", 1), ("num_strengths", 1)):
+            if getattr(self, name) < least:
+                option = name.replace("_", "-")
+                raise InputError(f"--{option} must be at least {least}, got {getattr(self, name)}.")
+        if any(k < 1 for k in self.neighbours):
+            raise InputError(f"--neighbours must be at least 1, got {self.neighbours}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
