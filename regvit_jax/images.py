@@ -20,7 +20,7 @@ _DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
 _LYING = frozenset({5, 6, 7, 8})
 
 
-def read_image(file: Path | bytes, name: str | None = None) -> Image.Image:
+def read_image(file: Path | bytes, name: str | None = None, shrink: int = 1) -> Image.Image:
     """An image in RGB, turned upright by its EXIF orientation.
 
     Grey, palette, CMYK and 16-bit files are converted; transparency is dropped.
@@ -28,11 +28,15 @@ def read_image(file: Path | bytes, name: str | None = None) -> Image.Image:
     Args:
       file: A path, or the bytes of an encoded image.
       name: What error messages call the image; the path unless given.
+      shrink: 2, 4 or 8 decodes JPEG files at so small a part of their width and height (rounded
+        up), which is faster; other files stay as large as they are.
 
     Raises:
       InputError: If the file is missing, no image, or cut short.
     """
     with _opened(file, name) as image:
+        if shrink > 1:
+            image.draft(None, (max(1, image.width // shrink), max(1, image.height // shrink)))
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
 
