@@ -43,7 +43,8 @@ class RecordSource:
     split: str
     class_names: tuple[str, ...]
     layout: RecordLayout
-    records: Sequence[bytes]
+    records: Any
+    """TFDS' data source, whose elements are bytes; a checked type would read some of them."""
     has_one_based_boxes: bool = False
 
     @classmethod
@@ -122,7 +123,7 @@ class RecordSource:
             raise IndexError(f"{self.name} has {len(self)} images, there is no {index}.")
         try:
             return tf_example_pb2.Example.FromString(self.records[index]).features.feature
-        except (RuntimeError, DecodeError) as error:  # array_record's and protobuf's complaints
+        except (RuntimeError, IndexError, DecodeError) as error:  # array_record's and protobuf's
             raise InputError(f"Image {index} of {self.name} is damaged ({error}).") from error
 
     def _boxes(self, features: Any, width: int, height: int) -> Float[np.ndarray, "m 4"]:
@@ -184,7 +185,7 @@ def _builder(directory: Path) -> Any:
         ) from error
 
 
-def _records(builder: Any, split: str, directory: Path) -> Sequence[bytes]:
+def _records(builder: Any, split: str, directory: Path) -> Any:
     """The records of a split, in bytes.
 
     Raises:
