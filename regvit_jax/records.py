@@ -122,9 +122,13 @@ class RecordSource:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name} has {len(self)} images, there is no {index}.")
         try:
-            return tf_example_pb2.Example.FromString(self.records[index]).features.feature
+            features = tf_example_pb2.Example.FromString(self.records[index]).features.feature
         except (RuntimeError, IndexError, DecodeError) as error:  # array_record's and protobuf's
             raise InputError(f"Image {index} of {self.name} is damaged ({error}).") from error
+        needed = {self.layout.image, self.layout.label, self.layout.file_name} - {None}
+        if missing := sorted(needed - features.keys()):
+            raise InputError(f"Image {index} of {self.name} is damaged (lacks {missing}).")
+        return features
 
     def _boxes(self, features: Any, width: int, height: int) -> Float[np.ndarray, "m 4"]:
         flat = np.array(features[self.layout.boxes].float_list.value, np.float64)
