@@ -26,6 +26,7 @@ from regvit_jax.data import (
     split_folders,
 )
 from regvit_jax.errors import InputError
+from regvit_jax.prepared import prepared_in
 from regvit_jax.records import library
 from regvit_jax.splits import UNDIVIDED
 from regvit_jax.threads import run_ahead
@@ -119,6 +120,8 @@ def _open_splits(folder: Path) -> dict[str, EncodedSource]:
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}. Expected images, or one folder a class.")
+    if prepared_in(folder):
+        raise InputError(f"{folder} holds a data set that is packed already.")
     splits = split_folders(folder)
     opened = {split: open_source(str(folder), split) for split in splits or ("val",)}
     sources = {}
@@ -162,7 +165,7 @@ def _write_split(
     )
     lengths, num_bytes = [], 0
     for shard, part in enumerate(np.array_split(order, num_shards)):
-        path = template.sharded_filepath(shard_index=shard, num_shards=num_shards)
+        path = Path(template.sharded_filepath(shard_index=shard, num_shards=num_shards))
         written = _write_shard(path, itertools.islice(records, len(part)))
         lengths.append(len(written))
         num_bytes += sum(written)
