@@ -10,6 +10,7 @@ from analysis.options import (
     AttentionOptions,
     NormsOptions,
     ProbeOptions,
+    ReconstructionOptions,
     ReportOptions,
     SimilarityOptions,
 )
@@ -20,6 +21,7 @@ Command = (
     | Annotated[AttentionOptions, tyro.conf.subcommand("attention", prefix_name=False)]
     | Annotated[SimilarityOptions, tyro.conf.subcommand("similarity", prefix_name=False)]
     | Annotated[ProbeOptions, tyro.conf.subcommand("probe", prefix_name=False)]
+    | Annotated[ReconstructionOptions, tyro.conf.subcommand("reconstruction", prefix_name=False)]
     | Annotated[ReportOptions, tyro.conf.subcommand("report", prefix_name=False)]
 )
 
@@ -28,6 +30,7 @@ ANALYSES: dict[type, str] = {
     AttentionOptions: "analysis.attention_command",
     ProbeOptions: "analysis.probe_command",
     SimilarityOptions: "analysis.similarity_command",
+    ReconstructionOptions: "analysis.reconstruction_command",
 }
 """Where each question is answered: a module with `analyse(options)`, which writes the results and
 returns them, and `summary_lines(results)`."""

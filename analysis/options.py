@@ -91,7 +91,10 @@ class AttentionOptions(ImageOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimilarityOptions(ImageOptions):
-    """Do outlier patches look like their neighbours? (They have no pictures of single images.)"""
+    """Do outlier patches look like their neighbours?
+
+    No single image is drawn: --num-shown and --show change nothing.
+    """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,6 +136,46 @@ class ProbeOptions(ImageOptions):
                 raise InputError(f"--{option} must be at least {least}, got {getattr(self, name)}.")
         if any(k < 1 for k in self.neighbours):
             raise InputError(f"--neighbours must be at least 1, got {self.neighbours}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReconstructionOptions(ImageOptions):
+    """How much of its pixels and of its position does a patch token still hold?
+
+    Probes learn on the training part of the data and are judged on the validation part; of data
+    without parts, a fifth is set apart for judging.
+    """
+
+    layer: int = -1
+    """Block whose output the probes read, from 0; -1 is the last."""
+    num_train_images: int = 2000
+    """Training images, drawn at random when there are more; 0 is all."""
+    patches_per_image: int = 49
+    """Random patches of each training image that the MLP and the position probe learn from; 0 is
+    all. The linear probe to pixels always learns from all."""
+    mlp: bool = True
+    """Also train the non-linear probe to pixels."""
+    probe: Path | None = None
+    """An `.npz` file with a trained non-linear probe (`regvit-convert import` makes one of the
+    study's), used instead of training one."""
+    max_epochs: int = 200
+    """Epochs after which a probe stops learning, if it has not stopped early."""
+    patience: int = 5
+    """Epochs without a better score after which a probe stops learning."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split != "val":
+            raise InputError(
+                "Probes learn on the training part and are judged on the validation part of the "
+                "data; leave out --split."
+            )
+        if min(self.num_train_images, self.patches_per_image) < 0:
+            raise InputError("--num-train-images and --patches-per-image must be 0 (all) or more.")
+        if min(self.max_epochs, self.patience) < 1:
+            raise InputError("--max-epochs and --patience must be at least 1.")
+        if self.protocol == "study" and self.layer != -1:
+            raise InputError("--protocol study reads the last block; leave out --layer.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

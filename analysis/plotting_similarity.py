@@ -80,8 +80,8 @@ def _draw_densities(axis: Axes, panel: SimilarityPanel, definition: str, where: 
     score = estimates["auc"]
     text = "no outliers" if score is None else f"AUC {_written(score)}"
     axis.set_title(
-        f"{panel.title}\noutliers: {DEFINITION_LABELS[definition]} of {panel.num_images} images; "
-        f"{text}",
+        f"{panel.title}, n = {panel.num_images} images\n"
+        f"outliers: {DEFINITION_LABELS[definition]}; {text}",
         loc="left",
         fontsize=8,
     )
