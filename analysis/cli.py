@@ -8,6 +8,7 @@ import tyro
 
 from analysis.options import (
     AttentionOptions,
+    LostOptions,
     NormsOptions,
     ProbeOptions,
     ReconstructionOptions,
@@ -22,6 +23,7 @@ Command = (
     | Annotated[SimilarityOptions, tyro.conf.subcommand("similarity", prefix_name=False)]
     | Annotated[ProbeOptions, tyro.conf.subcommand("probe", prefix_name=False)]
     | Annotated[ReconstructionOptions, tyro.conf.subcommand("reconstruction", prefix_name=False)]
+    | Annotated[LostOptions, tyro.conf.subcommand("lost", prefix_name=False)]
     | Annotated[ReportOptions, tyro.conf.subcommand("report", prefix_name=False)]
 )
 
@@ -29,6 +31,7 @@ ANALYSES: dict[type, str] = {
     NormsOptions: "analysis.norms_command",
     AttentionOptions: "analysis.attention_command",
     ProbeOptions: "analysis.probe_command",
+    LostOptions: "analysis.lost_command",
     SimilarityOptions: "analysis.similarity_command",
     ReconstructionOptions: "analysis.reconstruction_command",
 }

@@ -1,12 +1,14 @@
 """What can a user choose? The options of every command, without importing anything heavy."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Literal
 
 from regvit_jax.errors import InputError
 
 Protocol = Literal["official", "study"]
+Feature = Literal["query", "key", "value"]
 HeadChoice = Literal["both", "mean", "each"]
 ProbedStream = Literal["normed", "last"]
 OutlierDefinition = Literal[
@@ -24,8 +26,8 @@ class ImageOptions:
     """A folder of images, or of class folders; or "digits", the embedded data set."""
     out: Path
     """Folder for results.json, tables and figures; appears only when everything is done."""
-    split: Literal["train", "val"] = "val"
-    """Which part of the data, where it has parts."""
+    split: str = "val"
+    """Which part of the data, where it has parts: train, val, or another that it has."""
     num_images: int = 1000
     """Images to analyse, drawn at random when there are more; 0 is all."""
     image_size: int | None = None
@@ -176,6 +178,66 @@ class ReconstructionOptions(ImageOptions):
             raise InputError("--max-epochs and --patience must be at least 1.")
         if self.protocol == "study" and self.layer != -1:
             raise InputError("--protocol study reads the last block; leave out --layer.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LostOptions(ImageOptions):
+    """Where is an object, says the likeness of patches? LOST finds one box in each image.
+
+    Of --feature, --layer and --gram-bias several values may be named: every combination is
+    measured in the same pass, the first of each gives predictions and figures. What follows
+    --gram-bias is by --protocol unless given; each of the study's faults can be switched.
+    """
+
+    split: str = "auto"
+    """Which part of the data; "auto" is trainval for VOC, as in published figures, else val."""
+    num_images: int = 0
+    """Images to analyse, drawn at random when there are more; 0 is all."""
+    feature: tuple[Feature, ...] = ()
+    """Of the attention, heads side by side; values for DeiT, keys for DINO unless given."""
+    layer: tuple[int, ...] = (-1,)
+    """Block whose features are compared, from 0; -1 is the last."""
+    k: int = 100
+    """Patches of lowest degree that may join the seed."""
+    gram_bias: tuple[float, ...] = ()
+    """Added to all products of features: 0 in `official`, 0.05 in `study`."""
+    centre_features: bool | None = None
+    """Subtract the image's mean feature and scale to length 1 (`study`)."""
+    frame: Literal["file", "crop"] | None = None
+    """"file": full resolution, padded (`official`); "crop": what evaluation crops (`study`)."""
+    drop_hard: bool | None = None
+    """Leave out objects flagged as truncated or difficult (`study`)."""
+    drop_empty: bool | None = None
+    """Leave out annotated images without an object (`study`); else they have boxes, no score."""
+    shift_far_corner: bool | None = None
+    """Fault of the study: objects end a pixel early, on the right and below."""
+    stretch_objects: bool | None = None
+    """Fault of the study: objects are stretched to the crop, not cropped."""
+    clip_to_file: bool | None = None
+    """Fault of the study: boxes in the crop are clipped to the size of the file."""
+    max_patches: int = 5000
+    """Refuse images of more patches: a network's memory grows with the square of their number."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("k", "max_patches"):
+            if getattr(self, name) < 1:
+                option = name.replace("_", "-")
+                raise InputError(f"--{option} must be at least 1, got {getattr(self, name)}.")
+        if not self.layer:
+            raise InputError("Name at least one block after --layer.")
+        if not all(map(math.isfinite, self.gram_bias)):
+            raise InputError(f"--gram-bias must be finite, got {self.gram_bias}.")
+        if self.image_size is not None and self.resolved_frame == "file":
+            raise InputError(
+                "--image-size is the side of a square crop; --frame file takes images as they "
+                "are. Add --frame crop."
+            )
+
+    @property
+    def resolved_frame(self) -> Literal["file", "crop"]:
+        """The frame, by protocol unless given."""
+        return self.frame or ("crop" if self.protocol == "study" else "file")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
