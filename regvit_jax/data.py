@@ -74,6 +74,13 @@ class EncodedSource(Source, Protocol):
     def encoded(self, index: int) -> Encoded: ...
 
 
+@runtime_checkable
+class RedrawnSource(Source, Protocol):
+    """A source that draws its images anew in every epoch of training."""
+
+    def at_epoch(self, epoch: int) -> Source: ...
+
+
 class Batch(NamedTuple):
     """Images side by side; a last, smaller batch is padded with black ones."""
 
@@ -159,7 +166,7 @@ def _image_names(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) 
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or (entry.is_symlink() and not os.path.exists(entry)):
                 continue
             if entry.is_dir():
                 yield from _image_names(
