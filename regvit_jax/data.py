@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from regvit_jax.errors import InputError
+from regvit_jax.folders import folder_names, image_names
 from regvit_jax.images import SUFFIXES, read_image
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.splits import ALIASES, resolve_split
@@ -147,7 +148,7 @@ class FolderSource:
         """
         if not root.is_dir():
             raise InputError(f"There is no folder {root}. Expected images, or one folder a class.")
-        files = sorted(_image_names(root, "", ()))
+        files = image_names(root)
         if not files:
             raise InputError(
                 f"There are no images in {root} (looked for {', '.join(sorted(SUFFIXES))}, in "
@@ -156,24 +157,6 @@ class FolderSource:
         in_classes = all("/" in name for name in files)
         classes = sorted({name.split("/")[0] for name in files}) if in_classes else []
         return cls(root, tuple(files), tuple(classes))
-
-
-def _image_names(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Paths of images below a folder, except through a link to a folder that it is in itself."""
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or (entry.is_symlink() and not os.path.exists(entry)):
-                continue
-            if entry.is_dir():
-                yield from _image_names(
-                    folder / entry.name, f"{prefix}{entry.name}/", (*above, here)
-                )
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():
-                yield prefix + entry.name
 
 
 def process_slice(
@@ -247,7 +230,7 @@ def split_folders(root: Path, wanted: str | None = None) -> tuple[str, ...]:
         there, otherwise not.
       wanted: A folder of this name is a split, whatever lies beside it.
     """
-    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+    folders = folder_names(root)
     known = {name for names in ALIASES.values() for name in names} | {wanted}
     found = tuple(name for name in folders if name in known)
     are_both_there = all(set(names) & set(found) for names in ALIASES.values())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from regvit_jax.errors import InputError
+from regvit_jax.folders import folder_names
 from regvit_jax.records import METADATA
 
 _NAME = re.compile(
@@ -30,16 +31,23 @@ def data_directory() -> Path:
 
 
 def prepared_in(folder: Path) -> list[Prepared]:
-    """Every version of a data set below its folder, which may be the version's own."""
+    """The versions of a data set, from its folder or from that of one version.
+
+    Folders with variants are known by what TFDS leaves beside them, so that no other folder of
+    folders, which may hold a million images, is searched.
+    """
     if (folder / METADATA).is_file():
         return [Prepared(folder, "", _version_of(folder))]
-    found = []
-    for path in sorted([*folder.glob(f"*/{METADATA}"), *folder.glob(f"*/*/{METADATA}")]):
-        directory = path.parent
-        if _VERSION.fullmatch(directory.name):  # else half-written by TFDS
-            config = directory.parent.relative_to(folder).as_posix()
-            found.append(Prepared(directory, config.strip("."), _version_of(directory)))
-    return found
+    return variants_in(folder) if (folder / ".config").is_dir() else _versions_in(folder)
+
+
+def variants_in(folder: Path) -> list[Prepared]:
+    """The versions of a data set, and of all its variants."""
+    variants = [path for path in _folders_in(folder) if not _version_of(path)]
+    of_variants = [
+        each._replace(config=variant.name) for variant in variants for each in _versions_in(variant)
+    ]
+    return _versions_in(folder) + of_variants
 
 
 def find_prepared(data: str) -> Path:
@@ -58,7 +66,7 @@ def find_prepared(data: str) -> Path:
     root = Path(match["folder"]).expanduser() if match["folder"] else data_directory()
     found = [
         each
-        for each in (prepared_in(root / name) if (root / name).is_dir() else [])
+        for each in variants_in(root / name)
         if config in (None, each.config) and version in (None, each.directory.name)
     ]
     if not found:
@@ -81,9 +89,22 @@ def newest(found: list[Prepared], data: str) -> Path:
     return max(found, key=lambda each: each.version).directory
 
 
+def _versions_in(folder: Path) -> list[Prepared]:
+    """Folders named by a version; what TFDS was stopped from finishing has another name."""
+    return [
+        Prepared(path, "", _version_of(path))
+        for path in _folders_in(folder)
+        if _version_of(path) and (path / METADATA).is_file()
+    ]
+
+
 def _version_of(directory: Path) -> tuple[int, ...]:
     is_version = _VERSION.fullmatch(directory.name)
     return tuple(int(part) for part in directory.name.split(".")) if is_version else ()
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return [folder / name for name in folder_names(folder)] if folder.is_dir() else []
 
 
 def _unknown(data: str, name: str, root: Path) -> str:
@@ -108,13 +129,11 @@ def _unknown(data: str, name: str, root: Path) -> str:
 
 def _names_in(root: Path) -> list[str]:
     """The data sets prepared below a folder, with their variants."""
-    if not root.is_dir():
-        return []
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
     names = (
         "/".join(filter(None, (folder.name, each.config)))
-        for folder in folders
-        for each in prepared_in(folder)
+        for folder in _folders_in(root)
+        if folder.name != "downloads"
+        for each in variants_in(folder)
     )
     return list(dict.fromkeys(names))
 

@@ -87,6 +87,7 @@ def data_dir(tmp_path_factory):
     for year in ("2007", "2012"):
         path = folder / "voc" / year / "5.0.0"
         write(path, "voc", "5.0.0", voc_features, {"test": [voc_example()]}, year)
+    (folder / "voc" / ".config").mkdir()  # with the name of the usual variant
     return folder
 
 
@@ -138,6 +139,12 @@ def test_the_newest_version_is_taken_by_name_and_by_folder(data_dir):
     for data in (f"pictures@{data_dir}", data_dir / "pictures", data_dir / "pictures" / "1.10.0"):
         paths = open_source(str(data), "train").records.data_source._paths
         assert {str(path).split("/")[-2] for path in paths} == {"1.10.0"}
+
+
+def test_the_folder_of_a_data_set_with_variants_is_known(data_dir):
+    with pytest.raises(InputError, match="variants 2007, 2012"):
+        open_source(str(data_dir / "voc"))
+    assert len(open_source(str(data_dir / "voc" / "2007"))) == 1
 
 
 def test_results_name_the_data_set_and_the_split_that_was_read(data_dir, monkeypatch):
