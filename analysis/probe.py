@@ -10,7 +10,7 @@ Letters: n validation images, m training images, d channels, s strengths.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from analysis import logistic
 from analysis.bootstrap import Bootstrap, Estimate
 from analysis.neighbours import vote
 from analysis.outliers import Verdict, judge, thresholds
-from analysis.probe_tokens import NORMAL, OUTLIER, TokenStore, WithoutOutlier, kind_names
+from analysis.probe_tokens import NORMAL, OUTLIER, TokenStore, WithoutOutlier
 
 HELD_OUT = 0.1
 """Share of the training images that the strength and the number of neighbours are chosen on."""
@@ -78,7 +78,7 @@ class KindResult:
     def scores(self, neighbours: bool = False) -> Float[np.ndarray, " n"]:
         """Share of the draws in which each image is classified rightly."""
         fits = self.neighbours if neighbours else self.logistic
-        return np.mean([fit.is_right for fit in fits], axis=0, dtype=np.float64)
+        return np.stack([fit.is_right for fit in fits]).mean(axis=0, dtype=np.float64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,12 +119,10 @@ def find_outliers(
 
 def probe_kinds(
     train: TokenStore, val: TokenStore, cut: float, num_classes: int, plan: ProbePlan
-) -> list[KindResult]:
-    """What every kind of token of one model knows."""
-    return [
-        probe_kind(train, val, kind, cut, num_classes, plan)
-        for kind in kind_names(train.layout.num_registers)
-    ]
+) -> Iterator[KindResult]:
+    """What every kind of token of one model knows, one after the other."""
+    for kind in train.kinds:
+        yield probe_kind(train, val, kind, cut, num_classes, plan)
 
 
 def probe_kind(
@@ -137,18 +135,18 @@ def probe_kind(
         return KindResult(kind, num_train, used[1], [], [], reason)
     fits, votes = [], []
     for draw in range(plan.draws if kind in (NORMAL, OUTLIER) else 1):
-        examples = [
+        known, asked = (
             Examples(store.features(kind, draw, cut), store.labels, mask)
             for store, mask in zip((train, val), used, strict=True)
-        ]
-        fits.append(fit_logistic(*examples, num_classes, plan.strengths, plan.seed))
+        )
+        fits.append(fit_logistic(known, asked, plan.strengths, plan.seed))
         if plan.neighbours:
-            votes.append(fit_neighbours(*examples, num_classes, plan.neighbours, plan.seed))
+            votes.append(fit_neighbours(known, asked, num_classes, plan.neighbours, plan.seed))
     return KindResult(kind, num_train, used[1], fits, votes)
 
 
 def fit_logistic(
-    train: Examples, val: Examples, num_classes: int, strengths: Sequence[float], seed: int
+    train: Examples, val: Examples, strengths: Sequence[float], seed: int
 ) -> Classified:
     """Logistic regression: the strength chosen on a tenth of the training images, fitted to all.
 

@@ -3,22 +3,21 @@
 What an outlier is depends on the norms of all training images, so it is known only after the pass
 over them. Until then a temporary file keeps of every image CLS, the registers, the mean patch, its
 largest patches (all that can be outliers: a tenth of the patches) and some random ones (to draw
-normal patches from); for the small variant with five draws this is 70 kB an image. The norms of
-all patches stay in memory, 0.8 kB an image.
+normal patches from); for the small variant with five draws this is 70 kB an image.
 
 Letters: b and n images, t tokens, p patches, r registers, d channels.
 """
 
-import tempfile
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from analysis.outliers import MAX_SHARE
+from analysis.store import ColumnStore
 from regvit_jax.data import Batch
 from regvit_jax.model import ViTTrace
 from regvit_jax.tokens import TokenLayout
@@ -65,7 +64,7 @@ def kind_names(num_registers: int) -> list[str]:
     kinds = [CLS, MEAN_PATCH, NORMAL, OUTLIER, *(f"register_{i}" for i in range(num_registers))]
     if num_registers > 1:
         kinds.append(MEAN_REGISTER)
-    return kinds + [CLS_REGISTER] if num_registers else kinds
+    return [*kinds, CLS_REGISTER] if num_registers else kinds
 
 
 class TokenStore:
@@ -84,12 +83,20 @@ class TokenStore:
         self._num_largest = min(num_patches, max(_MIN_LARGEST, round(num_patches * MAX_SHARE)))
         self._num_random = min(num_patches, _SPARE * draws)
         self._first_patch = 2 + layout.num_registers
-        self._file: Any = None
-        self._parts: list[tuple[np.ndarray, ...]] = []
-        self._joined: tuple[np.ndarray, ...] | None = None
+        num_kept = self._num_largest + self._num_random
+        self._columns = ColumnStore(
+            {
+                "index": (1, np.int64),
+                "label": (1, np.int64),
+                "norms": (num_patches, np.float32),
+                "convolved": (num_patches, np.float32),
+                "places": (num_kept, np.int32),
+                "vectors": ((self._first_patch + num_kept) * dim, np.float32),
+            }
+        )
 
     def __enter__(self) -> "TokenStore":
-        self._file = tempfile.TemporaryFile()
+        self._columns.__enter__()
         return self
 
     def __exit__(
@@ -98,47 +105,54 @@ class TokenStore:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        self._columns.close()
 
     def add(self, batch: Batch, reduced: ProbedTokens) -> None:
         """Takes in one batch."""
-        norms = np.asarray(reduced.norms)
+        norms, tokens = np.asarray(reduced.norms), np.asarray(reduced.tokens)
         largest = np.argsort(-norms, axis=1, kind="stable")[:, : self._num_largest]
-        random = np.stack([self._generator(i, 0).permutation(norms.shape[1]) for i in batch.indices])
-        places = np.concatenate([largest, random[:, : self._num_random]], axis=1)
-        tokens = np.asarray(reduced.tokens)
+        drawn = [self._generator(i, 0).permutation(norms.shape[1]) for i in batch.indices]
+        places = np.concatenate([largest, np.stack(drawn)[:, : self._num_random]], axis=1)
         patches = np.take_along_axis(tokens[:, self.layout.patches], places[..., None], axis=1)
-        before = tokens[:, : 1 + self.layout.num_registers]
+        others = tokens[:, : self.layout.patches.start]
         mean = np.asarray(reduced.mean_patch)[:, None]
-        record = np.concatenate([before, mean, patches], axis=1)
-        self._file.write(np.ascontiguousarray(record, np.float32).data)
-        self._parts.append(
-            (batch.indices, batch.labels, norms, np.asarray(reduced.convolved), places)
+        self._columns.append(
+            {
+                "index": batch.indices,
+                "label": batch.labels,
+                "norms": norms,
+                "convolved": np.asarray(reduced.convolved),
+                "places": places,
+                "vectors": np.concatenate([others, mean, patches], axis=1),
+            }
         )
-        self._joined = None
+
+    @property
+    def kinds(self) -> list[str]:
+        return kind_names(self.layout.num_registers)
 
     @property
     def num_images(self) -> int:
-        return sum(len(part[0]) for part in self._parts)
+        return self._columns.num_rows
 
     @property
     def indices(self) -> Int[np.ndarray, " n"]:
         """Places of the images in the source."""
-        return self._column(0)
+        return self._columns.read("index")[:, 0]
 
     @property
     def labels(self) -> Int[np.ndarray, " n"]:
-        return self._column(1)
+        return self._columns.read("label")[:, 0]
 
     @property
     def norms(self) -> Float[np.ndarray, "n p"]:
         """Of all patches of all images, before the last LayerNorm."""
-        return self._column(2)
+        return self._columns.read("norms")
 
     @property
     def convolved(self) -> Float[np.ndarray, "n p"]:
         """Of the same patches after the patch convolution."""
-        return self._column(3)
+        return self._columns.read("convolved")
 
     def features(self, kind: str, draw: int, cut: float) -> Float[np.ndarray, "n d"]:
         """One vector of every image.
@@ -153,22 +167,22 @@ class TokenStore:
             parts = [self.features(k, draw, cut) for k in (CLS, MEAN_REGISTER)]
             return np.concatenate(parts, axis=1)
         if kind == MEAN_REGISTER:
-            return self._records()[:, self.layout.registers].mean(axis=1)
+            return self._vectors()[:, self.layout.registers].mean(axis=1)
         if kind == OUTLIER:
-            return self._records()[np.arange(self.num_images), self._outlier_slot(draw, cut)]
+            return self._vectors()[np.arange(self.num_images), self._outlier_slot(draw, cut)]
         if kind == NORMAL:
-            return self._records()[np.arange(self.num_images), self._normal_slot(draw, cut)]
+            return self._vectors()[np.arange(self.num_images), self._normal_slot(draw, cut)]
         slots = {CLS: 0, MEAN_PATCH: 1 + self.layout.num_registers}
         slots |= {f"register_{i}": 1 + i for i in range(self.layout.num_registers)}
-        return np.array(self._records()[:, slots[kind]])
+        return np.array(self._vectors()[:, slots[kind]])
 
     def has_outlier(self, cut: float) -> Bool[np.ndarray, " n"]:
         """Whether an image has a patch of larger norm."""
-        return (self.norms > cut).any(axis=1)
+        return np.any(self.norms > cut, axis=1)
 
     def has_normal(self, cut: float) -> Bool[np.ndarray, " n"]:
         """Whether an image has a random patch to draw that is no outlier."""
-        return (self._norms_of_kept()[:, self._num_largest :] <= cut).any(axis=1)
+        return np.any(self._norms_of_kept()[:, self._num_largest :] <= cut, axis=1)
 
     def share_beyond_kept(self, cut: float) -> float:
         """Share of images with more outliers than are kept: theirs are drawn from the largest."""
@@ -190,18 +204,11 @@ class TokenStore:
         return self._first_patch + self._num_largest + place
 
     def _norms_of_kept(self) -> Float[np.ndarray, "n k"]:
-        return np.take_along_axis(self.norms, self._column(4), axis=1)
+        return np.take_along_axis(self.norms, self._columns.read("places"), axis=1)
 
-    def _records(self) -> np.memmap:
-        self._file.flush()
-        size = self._first_patch + self._num_largest + self._num_random
-        shape = (self.num_images, size, self.dim)
-        return np.memmap(self._file, np.float32, mode="r", shape=shape)
-
-    def _column(self, index: int) -> np.ndarray:
-        if self._joined is None:
-            self._joined = tuple(np.concatenate(part) for part in zip(*self._parts, strict=True))
-        return self._joined[index]
+    def _vectors(self) -> Float[np.ndarray, "n slots d"]:
+        """What is kept of every image; only what is indexed is read."""
+        return self._columns.mapped("vectors").reshape(self.num_images, -1, self.dim)
 
     def _generator(self, index: int, purpose: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, int(index), purpose))

@@ -1,0 +1,420 @@
+"""What does `regvit-analyze probe` do? From checkpoints and labelled images to a result folder."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from analysis.bootstrap import Estimate
+from analysis.extract import extract
+from analysis.options import ProbeOptions
+from analysis.plotting import save_figure
+from analysis.plotting_probe import ProbePanel, accuracy_figure, strengths_figure
+from analysis.probe import (
+    KindResult,
+    Outliers,
+    ProbePlan,
+    accuracy,
+    difference,
+    find_outliers,
+    probe_kinds,
+)
+from analysis.probe_tokens import CLS, NORMAL, OUTLIER, TokenStore, probed_tokens
+from analysis.results import FigureFile, ResultFolder, estimate_columns
+from analysis.subjects import Subject, open_batches, open_subjects
+from regvit_jax.checkpoint import versions
+from regvit_jax.console import progress
+from regvit_jax.data import Source, check_same_classes, open_source
+from regvit_jax.errors import InputError
+
+VALIDATION_SHARE = 0.2
+"""Of the images, where the data have no splits of their own."""
+STRENGTH_EXPONENTS = (-6.0, 5.0)
+STUDY_PREPROCESS = "reconstruction"
+"""The study published no notebook of this probe; this is how its others read Imagenette."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """Which images are learned from, and which are classified."""
+
+    train: Source
+    val: Source
+    train_indices: Int[np.ndarray, " m"]
+    val_indices: Int[np.ndarray, " n"]
+    is_own: bool
+    """Whether the data have these splits; otherwise they were drawn here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Probed:
+    """One model's probes."""
+
+    subject: Subject
+    outliers: Outliers
+    kinds: list[KindResult]
+    val_indices: Int[np.ndarray, " n"]
+    num_train: int
+    majority: float
+    """Accuracy of always answering with the commonest training class."""
+    skipped: list[str]
+
+    def kind(self, name: str) -> KindResult | None:
+        """One kind of token, if the model has it."""
+        return next((kind for kind in self.kinds if kind.kind == name), None)
+
+
+def analyse(options: ProbeOptions) -> dict[str, Any]:
+    """Probes, writes everything into `options.out`, and returns what results.json says."""
+    subjects = open_subjects(options, STUDY_PREPROCESS)
+    splits = choose_splits(options)
+    folder = ResultFolder(options.out, "probe", options.configuration(), options.overwrite)
+    with folder:
+        probed = [_probe(subject, options, splits) for subject in subjects]
+        return write(folder, probed, options, splits)
+
+
+def choose_splits(options: ProbeOptions) -> Splits:
+    """The training and validation images, the same for all models.
+
+    Raises:
+      InputError: If the images have no labels, or the splits have different classes.
+    """
+    train, val = (open_source(options.data, split) for split in ("train", "val"))
+    for source in (train, val):
+        if not source.class_names:
+            raise InputError(
+                f"{source.name} has no classes; a probe needs labels. Expected one folder a class."
+            )
+    check_same_classes(train, val)
+    if len(train.class_names) < 2:
+        raise InputError(
+            f"{train.name} has the class {train.class_names[0]} only; a probe needs two or more."
+        )
+    is_own = (train.name, train.file_names) != (val.name, val.file_names)
+    if is_own:
+        parts = [np.arange(len(train)), np.arange(len(val))]
+    else:
+        parts = _divide(len(train), options.seed)
+    chosen = _some(parts[0], options.num_train, options.seed)
+    return Splits(train, val, chosen, _some(parts[1], options.num_images, options.seed), is_own)
+
+
+def _divide(total: int, seed: int) -> list[np.ndarray]:
+    """Random training and validation images of undivided data."""
+    order = np.random.default_rng((seed, 2)).permutation(total)
+    count = round(VALIDATION_SHARE * total)
+    return [np.sort(order[count:]), np.sort(order[:count])]
+
+
+def _some(indices: Int[np.ndarray, " n"], count: int, seed: int) -> Int[np.ndarray, " m"]:
+    if not count or count >= len(indices):
+        return indices
+    return np.sort(np.random.default_rng(seed).choice(indices, count, replace=False))
+
+
+def _probe(subject: Subject, options: ProbeOptions, splits: Splits) -> Probed:
+    """Both splits once through the network, then every probe."""
+    with _stores(subject, options, splits) as (train, val, skipped):
+        _check_classes(train, splits)
+        outliers = find_outliers(train, val, options.outlier, options.bootstrap, options.seed)
+        kinds = list(
+            progress(
+                probe_kinds(train, val, outliers.cut, len(splits.train.class_names), plan(options)),
+                len(train.kinds),
+                f"{subject.label}: kinds of token",
+            )
+        )
+        commonest = np.bincount(train.labels).argmax()
+        return Probed(
+            subject,
+            outliers,
+            kinds,
+            val.indices,
+            train.num_images,
+            float((val.labels == commonest).mean()),
+            skipped,
+        )
+
+
+@contextlib.contextmanager
+def _stores(
+    subject: Subject, options: ProbeOptions, splits: Splits
+) -> Iterator[tuple[TokenStore, TokenStore, list[str]]]:
+    """The tokens of the training and of the validation images, and what could not be read."""
+    model, params = subject.load(options.seed)
+    size = subject.preprocess
+    layout = model.layout((size.height, size.width, 3))
+    dim, reduce = subject.config.embed_dim, probed_tokens(options.features)
+    skipped: list[str] = []
+    with contextlib.ExitStack() as stack:
+        stores = []
+        for purpose, source, indices in (
+            ("training", splits.train, splits.train_indices),
+            ("validation", splits.val, splits.val_indices),
+        ):
+            store = stack.enter_context(TokenStore(layout, dim, options.draws, options.seed))
+            batches = open_batches(options, subject, source, indices)
+            label = f"{subject.label}: {purpose} images"
+            for batch, reduced in extract(model, params, batches, reduce, layers=1, label=label):
+                store.add(batch, reduced)
+            if not store.num_images:
+                raise InputError(f"None of the {len(indices)} images of {source.name} can be read.")
+            skipped += batches.skipped
+            stores.append(store)
+        yield stores[0], stores[1], skipped
+
+
+def _check_classes(train: TokenStore, splits: Splits) -> None:
+    counts = np.bincount(train.labels, minlength=len(splits.train.class_names))
+    if (counts == 0).any():
+        missing = [splits.train.class_names[i] for i in np.flatnonzero(counts == 0)]
+        raise InputError(
+            f"{len(missing)} classes have no image among the {train.num_images} training images: "
+            f"{', '.join(missing[:5])}. Raise --num-train, or leave these classes out of the data."
+        )
+
+
+def plan(options: ProbeOptions) -> ProbePlan:
+    """How the options want classifiers fitted."""
+    exponents = np.linspace(*STRENGTH_EXPONENTS, options.num_strengths)
+    return ProbePlan(
+        strengths=tuple((10.0**exponents).tolist()),
+        neighbours=tuple(sorted(set(options.neighbours))),
+        draws=options.draws,
+        without_outlier=options.without_outlier,
+        seed=options.seed,
+    )
+
+
+def write(
+    folder: ResultFolder, probed: Sequence[Probed], options: ProbeOptions, splits: Splits
+) -> dict[str, Any]:
+    """Writes tables, figures and results.json; returns what the last one says."""
+    results = {
+        "data": {
+            "name": splits.val.name,
+            "split": "val",
+            "num_images": len(probed[0].val_indices),
+            "num_train": probed[0].num_train,
+            "num_classes": len(splits.train.class_names),
+            "splits_are_the_data_sets_own": splits.is_own,
+            "skipped": probed[0].skipped,
+        },
+        "models": [_model_json(p, options) for p in probed],
+        "comparisons": _comparisons(probed, options),
+        "figures": [f.to_json() for f in _write_figures(folder, probed, options)],
+        "versions": versions(),
+    }
+    results["tables"] = _write_tables(folder, probed, results, options)
+    folder.finish(results)
+    return results
+
+
+def _model_json(probed: Probed, options: ProbeOptions) -> dict[str, Any]:
+    outliers = probed.outliers
+    return probed.subject.to_json() | {
+        "probed": "after the last LayerNorm"
+        if options.features == "normed"
+        else "before the last LayerNorm",
+        "accuracy_of_the_commonest_class": probed.majority,
+        "outliers": {
+            "definition": outliers.definition,
+            "cut": outliers.cut,
+            "share_of_patches": outliers.share_of_patches,
+            "share_of_images": outliers.share_of_images,
+            "share_of_images_with_more_than_are_kept": outliers.share_beyond_kept,
+            "answer": outliers.verdict.answer,
+            "reason": outliers.verdict.reason,
+        },
+        "kinds": [_kind_json(kind, options) for kind in probed.kinds],
+        "differences_between_kinds": _between_kinds(probed, options),
+    }
+
+
+def _kind_json(result: KindResult, options: ProbeOptions) -> dict[str, Any]:
+    head = {"kind": result.kind, "num_train": result.num_train, "reason": result.reason}
+    if result.reason:
+        return head
+    entry = head | {"logistic": _fits_json(result, options, neighbours=False)}
+    if result.neighbours:
+        entry["neighbours"] = _fits_json(result, options, neighbours=True)
+    return entry
+
+
+def _fits_json(result: KindResult, options: ProbeOptions, neighbours: bool) -> dict[str, Any]:
+    fits = result.neighbours if neighbours else result.logistic
+    by_draw = [float(fit.is_right[result.used].mean()) for fit in fits]
+    entry: dict[str, Any] = {
+        "accuracy": accuracy(result, options.bootstrap, options.seed, neighbours),
+        "accuracy_by_draw": by_draw,
+        "sd_over_draws": float(np.std(by_draw, ddof=1)) if len(by_draw) > 1 else None,
+        "chosen": [fit.choice for fit in fits],
+        "tried": list(plan(options).neighbours if neighbours else plan(options).strengths),
+        "held_out_accuracy": [fit.tried for fit in fits],
+    }
+    if neighbours:
+        right = [fit.by_choice[result.used] for fit in fits if fit.by_choice is not None]
+        entry["accuracy_by_number"] = np.mean(right, axis=(0, 1), dtype=np.float64)
+    return entry
+
+
+def _between_kinds(probed: Probed, options: ProbeOptions) -> list[dict[str, Any]]:
+    """Each kind against CLS, and outliers against normal patches: on the images that have both."""
+    pairs = [(CLS, kind.kind) for kind in probed.kinds if kind.kind != CLS] + [(NORMAL, OUTLIER)]
+    rows = []
+    for first, second in pairs:
+        found = _difference(probed, first, probed, second, options)
+        rows += [{"from": first, "to": second, "paired": True, "differences": found}]
+    return [row for row in rows if row["differences"]]
+
+
+def _difference(
+    one: Probed, first: str, other: Probed, second: str, options: ProbeOptions
+) -> dict[str, Estimate]:
+    """Logistic regression's and the neighbours' differences, where both kinds were probed."""
+    before, after = one.kind(first), other.kind(second)
+    if before is None or after is None:
+        return {}
+    found = {}
+    for name, neighbours in (("logistic", False), ("neighbours", True)):
+        if neighbours and not options.neighbours:
+            continue
+        estimate = difference(before, after, options.bootstrap, options.seed, neighbours)
+        if estimate is not None:
+            found[name] = estimate
+    return found
+
+
+def _comparisons(probed: Sequence[Probed], options: ProbeOptions) -> list[dict[str, Any]]:
+    """The first checkpoint against every other one, kind by kind."""
+    first, *others = probed
+    rows = []
+    for other in others:
+        assert np.array_equal(first.val_indices, other.val_indices)
+        differences = {
+            f"accuracy_{method}_{kind.kind}": estimate
+            for kind in first.kinds
+            for method, estimate in _difference(first, kind.kind, other, kind.kind, options).items()
+        }
+        pair = {"from": first.subject.label, "to": other.subject.label, "paired": True}
+        rows.append(pair | {"differences": differences})
+    return rows
+
+
+def _write_tables(
+    folder: ResultFolder, probed: Sequence[Probed], results: dict[str, Any], options: ProbeOptions
+) -> list[dict[str, str]]:
+    rows = []
+    for p, model in zip(probed, results["models"], strict=True):
+        for entry in model["kinds"]:
+            for method in ("logistic", "neighbours"):
+                if method in entry:
+                    rows.append(_row(p, entry, entry[method], method))
+    folder.write_table("probe.csv", rows)
+    tables = [{"file": "probe.csv", "title": "Accuracy by kind of token"}]
+    pairs = [(row, "between models", "") for row in results["comparisons"]]
+    for model in results["models"]:
+        pairs += [
+            (row, "between kinds", model["label"]) for row in model["differences_between_kinds"]
+        ]
+    rows = [
+        {"what": what, "model": model, "from": row["from"], "to": row["to"], "quantity": name}
+        | {"n": estimate.n}
+        | estimate_columns("difference", estimate)
+        for row, what, model in pairs
+        for name, estimate in row["differences"].items()
+    ]
+    if rows:
+        folder.write_table("comparisons.csv", rows)
+        tables.append({"file": "comparisons.csv", "title": "Paired differences"})
+    return tables
+
+
+def _row(probed: Probed, entry: dict[str, Any], fits: dict[str, Any], method: str):
+    return {
+        "model": probed.subject.label,
+        "num_registers": probed.subject.config.num_registers,
+        "kind": entry["kind"],
+        "method": method,
+        "num_train": entry["num_train"],
+        "n": fits["accuracy"].n,
+        **estimate_columns("accuracy", fits["accuracy"]),
+        "draws": len(fits["chosen"]),
+        "sd_over_draws": fits["sd_over_draws"],
+        "chosen": " ".join(f"{value:.4g}" for value in fits["chosen"]),
+    }
+
+
+def _write_figures(
+    folder: ResultFolder, probed: Sequence[Probed], options: ProbeOptions
+) -> list[FigureFile]:
+    panels = [_panel(p, options) for p in probed]
+    where = "after" if options.features == "normed" else "before"
+    files = [
+        FigureFile(
+            "probe_accuracy",
+            "What each kind of token knows of the class",
+            f"Accuracy of classifiers on one frozen token of each image, taken {where} the last "
+            "LayerNorm. Bars: 95 % intervals over the validation images; small dots: single draws "
+            "of random patches. Grey: always answering with the commonest class.",
+        ),
+        FigureFile(
+            "probe_strengths",
+            "Accuracy against the strength C",
+            "On the held-out tenth of the training images; marked: the strength that was chosen. "
+            "Mean over the draws of random patches.",
+        ),
+    ]
+    figures = [accuracy_figure(panels), strengths_figure(panels, plan(options).strengths)]
+    for file, figure in zip(files, figures, strict=True):
+        save_figure(figure, folder.partial, file.name)
+    return files
+
+
+def _panel(probed: Probed, options: ProbeOptions) -> ProbePanel:
+    fitted = [kind for kind in probed.kinds if not kind.reason]
+    estimates = {}
+    for name, neighbours in (("logistic", False), ("neighbours", True)):
+        if neighbours and not options.neighbours:
+            continue
+        estimates[name] = {
+            kind.kind: accuracy(kind, options.bootstrap, options.seed, neighbours)
+            for kind in fitted
+        }
+    return ProbePanel(probed.subject.title, fitted, estimates, probed.majority)
+
+
+def summary_lines(results: dict[str, Any]) -> list[str]:
+    """What the command prints at the end: a line a model and kind, then the differences."""
+    lines = []
+    for model in results["models"]:
+        lines.append(f"{model['title']}: accuracy of one token, {model['probed']}")
+        for entry in model["kinds"]:
+            if entry["reason"]:
+                lines.append(f"  {entry['kind']}: not probed. {entry['reason']}")
+                continue
+            fits = entry["logistic"]
+            text = f"  {entry['kind']}: {_percent(fits['accuracy'])}"
+            if fits["sd_over_draws"] is not None:
+                text += f", sd over draws {100 * fits['sd_over_draws']:.1f}"
+            if "neighbours" in entry:
+                text += f"; nearest neighbours {_percent(entry['neighbours']['accuracy'])}"
+            lines.append(f"{text}; n = {fits['accuracy'].n}")
+        shares = model["outliers"]["share_of_images"]
+        lines.append(
+            f"  images with an outlier patch ({model['outliers']['definition']}): "
+            f"{100 * shares['train'].value:.1f} % of training, "
+            f"{100 * shares['val'].value:.1f} % of validation"
+        )
+    return lines
+
+
+def _percent(estimate: Estimate) -> str:
+    text = f"{100 * estimate.value:.1f} %"
+    if estimate.low is None or estimate.high is None:
+        return text
+    return f"{text} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
