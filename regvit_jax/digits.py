@@ -80,6 +80,7 @@ class DigitsSource:
     seed: int
     num_images: int
     class_names: tuple[str, ...] = tuple("0123456789")
+    epoch: int = 0
 
     @classmethod
     def open(
@@ -119,15 +120,15 @@ class DigitsSource:
         return self.num_images
 
     def __getitem__(self, index: int) -> Sample:
-        return self.sample(index)
-
-    def sample(self, index: int, epoch: int = 0) -> Sample:
-        """A scene as every source hands out images; another epoch draws it anew."""
-        scene = self.draw(index, epoch)
+        scene = self.draw(index)
         return Sample(Image.fromarray(scene.pixels), scene.label, scene.box[None].astype(float))
 
-    def draw(self, index: int, epoch: int = 0) -> Scene:
-        """One scene; another epoch puts the same digit elsewhere, on another texture.
+    def at_epoch(self, epoch: int) -> "DigitsSource":
+        """The same digits elsewhere, on other textures."""
+        return dataclasses.replace(self, epoch=epoch)
+
+    def draw(self, index: int) -> Scene:
+        """One scene, as the source's epoch has it.
 
         Raises:
           IndexError: If there is no such scene.
@@ -136,7 +137,9 @@ class DigitsSource:
             raise IndexError(f"{self.name} has {len(self)} scenes, there is no {index}.")
         canvases, labels = _canvases(self.split), digits_of(self.split)[1]
         textures = textures_of(self.split, self.size)
-        generator = np.random.default_rng((self.seed, list(SPLITS).index(self.split), epoch, index))
+        generator = np.random.default_rng(
+            (self.seed, list(SPLITS).index(self.split), self.epoch, index)
+        )
         ink = _draw_ink(canvases[index % len(canvases)], self.size, generator)
         image = _draw_texture(textures[generator.integers(len(textures))], self.size, generator)
         box = _place(image, ink, generator)

@@ -20,12 +20,12 @@ def train():
 
 def test_a_scene_depends_on_seed_split_epoch_and_index_only(train):
     wanted = train.draw(5)
-    train.draw(17, epoch=3)
+    train.at_epoch(3).draw(17)
     np.testing.assert_array_equal(DigitsSource.open("train").draw(5).pixels, wanted.pixels)
     others = [
         DigitsSource.open("train", seed=1).draw(5),
         DigitsSource.open("val").draw(5),
-        train.draw(5, epoch=1),
+        train.at_epoch(1).draw(5),
         train.draw(6),
     ]
     assert not any(np.array_equal(scene.pixels, wanted.pixels) for scene in others)
@@ -41,7 +41,7 @@ def test_another_process_draws_the_same_scene(train):
 
 
 def test_another_epoch_keeps_the_label_and_draws_the_scene_anew(train):
-    first, second = train.draw(5), train.draw(5, epoch=1)
+    first, second = train.draw(5), train.at_epoch(1).draw(5)
     assert first.label == second.label
     assert not np.array_equal(first.pixels, second.pixels)
 
