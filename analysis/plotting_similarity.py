@@ -38,7 +38,7 @@ class SimilarityPanel(NamedTuple):
     num_images: int
     labelled: list[Labelled]
     """By definition of an outlier."""
-    estimates: list[Mapping[str, Estimate | None]]
+    estimates: Sequence[Mapping[str, Estimate | None]]
     """Of the same definitions."""
 
 

@@ -14,7 +14,6 @@ from analysis.options import ReconstructionOptions
 from analysis.outliers import is_tautological
 from analysis.reconstruction import (
     Budget,
-    Features,
     Mlp,
     NormalEquations,
     Probes,
@@ -41,7 +40,6 @@ from analysis.store import ColumnStore
 from analysis.subjects import Subject, choose_shown, open_batches, open_subjects
 from regvit_jax.checkpoint import unflatten, versions
 from regvit_jax.config import ViTConfig
-from regvit_jax.data import Batch
 from regvit_jax.errors import InputError
 from regvit_jax.model import DeiT3, unpatchify
 from regvit_jax.tokens import resolve_layers
@@ -177,9 +175,8 @@ def _reconstruct(
             for i, index in enumerate(batch.indices.tolist()):
                 if index in wanted:
                     name = judged.source.file_names[index].split("/")[-1]
-                    pictures.append(
-                        _picture(subject, probes, layout.grid, name, batch, features, i)
-                    )
+                    tokens, norms = features.tokens[i : i + 1], features.last[i]
+                    pictures.append(_picture(subject, probes, name, batch.pixels[i], tokens, norms))
         if not store.num_rows:
             raise InputError(
                 f"None of the {len(judged.indices)} images of {judged.source.name} can be read."
@@ -261,28 +258,26 @@ def _padded(function, size: int, *arrays) -> dict[str, np.ndarray]:
 
 
 def _picture(
-    subject: Subject, probes: Probes, grid, name: str, batch: Batch, features: Features, row: int
+    subject: Subject, probes: Probes, name: str, pixels, tokens, norms
 ) -> ShownReconstruction:
-    config, preprocess = subject.config, subject.preprocess
-    tokens = features.tokens[row : row + 1]
-    patches = cut(batch.pixels[row : row + 1], config.patch_size)
-    targets = np.asarray(normalised_patches(patches, preprocess))
-    predicted = {"linear": np.asarray(apply_dense(probes.linear, tokens))}
+    """What the probes make of one image's tokens (1, n, d)."""
+    preprocess, size = subject.preprocess, subject.config.patch_size
+    grid = (preprocess.height // size, preprocess.width // size)
+    targets = np.asarray(normalised_patches(cut(pixels[None], size), preprocess))
+    predicted = {"linear": apply_dense(probes.linear, tokens)}
     if probes.mlp is not None:
-        predicted["mlp"] = np.asarray(apply_mlp(probes.mlp, tokens))
+        predicted["mlp"] = apply_mlp(probes.mlp, tokens)
     mean, std = np.array(preprocess.mean), np.array(preprocess.std)
+    rebuilt = {k: np.asarray(unpatchify(x, size, grid))[0] for k, x in predicted.items()}
     return ShownReconstruction(
         name,
-        batch.pixels[row].copy(),
+        pixels.copy(),
+        {k: image * std[None, None] + mean[None, None] for k, image in rebuilt.items()},
         {
-            key: np.asarray(unpatchify(value, config.patch_size, grid))[0] * std + mean
-            for key, value in predicted.items()
+            k: np.linalg.norm(np.asarray(x) - targets, axis=-1).reshape(grid)
+            for k, x in predicted.items()
         },
-        {
-            key: np.linalg.norm(value - targets, axis=-1).reshape(grid)
-            for key, value in predicted.items()
-        },
-        features.last[row].reshape(grid).copy(),
+        np.array(norms).reshape(grid),
     )
 
 

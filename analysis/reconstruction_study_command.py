@@ -1,6 +1,7 @@
 """What does `regvit-analyze reconstruction --protocol study` do? The notebook's steps in order."""
 
 import contextlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,21 +53,20 @@ def write_study(
                 f"{len(part.indices)} {name} images. Ask for more with --num-images and "
                 "--num-train-images."
             )
-    models, rows, skipped, num_images = [], [], [], 0
+    models: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for subject in subjects:
         probe, found, learned, skipped = _study(subject, options, training, judged)
-        save_probe(
-            folder.path(f"study_probe_{subject.label.replace('/', '-')}.npz"), probe, learned
-        )
+        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", subject.label)
+        save_probe(folder.path(f"study_probe_{slug}.npz"), probe, learned)
         values = found._asdict()
         models.append(
             subject.to_json() | {"training": learned, "study": values | {"printed": found.printed}}
         )
         rows.append({"model": subject.label, **values})
-        num_images = found.num_images
     folder.write_table("study.csv", rows)
     return {
-        "data": data_json(training, judged, options, num_images, skipped),
+        "data": data_json(training, judged, options, found.num_images, skipped),
         "faults": FAULTS,
         "note": "Sums of the means of batches of 64 images, as printed by the notebook; resampling "
         "images says nothing about them. Compare zero_high and zero_low: predicting nothing.",
@@ -122,7 +122,7 @@ def _learn(
             caches.append(ImageCache(store, layout.num_patches, shape))
         dim, values = config.embed_dim, config.patch_size**2 * 3
         start = start_mlp(dim, HIDDEN_RATIO * dim, values, options.seed)
-        probe, fitted = fit_as_study(*caches, start, size, budget)
+        probe, fitted = fit_as_study(caches[0], caches[1], start, size, budget)
     return probe, {
         "num_images": len(training.indices),
         "validation_scores": fitted.scores,

@@ -1,0 +1,191 @@
+"""Are the cosines torch's, and the numbers scikit-learn's and scipy's?"""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import gaussian_kde
+from sklearn.metrics import roc_auc_score
+
+from analysis.bootstrap import Bootstrap
+from analysis.similarity import (
+    DENSITY_AT,
+    Neighbours,
+    SimilarityCollector,
+    auc,
+    neighbour_cosines,
+    samples_of,
+    summarise_similarity,
+)
+from regvit_jax.tokens import TokenLayout
+
+# Sums of 24 products in float32, against float64: measured 2e-7.
+COSINE_ATOL = 2e-6
+# Within a bin the order of samples is lost; one pair of some 100,000 is 5e-6. Measured 8e-6.
+AUC_ATOL = 5e-5
+# Sums in float64 of the same float32 numbers: measured 0.
+MEAN_ATOL = 1e-9
+# The widest bin. Measured 1.3e-5.
+MEDIAN_ATOL = np.pi / 65536
+# Of densities up to 4.8: measured 1e-4.
+DENSITY_ATOL = 5e-4
+GRID = (4, 5)
+
+
+def collected(images=60, seed=0, sharpness=1.0):
+    """Neighbours where large norms go with high similarity, and ties exist."""
+    generator = np.random.default_rng(seed)
+    rows, cols = GRID
+    base = 1 - 0.3 * generator.random((images, 1, 1))
+    right = base - 0.4 * generator.random((images, rows, cols - 1)) ** 3
+    below = base - 0.4 * generator.random((images, rows - 1, cols)) ** 3
+    right[::7], below[::9, 0] = 1.0, 1.0
+    right[2, 0, 0] = -0.25
+    norms = np.exp(generator.normal(2, 0.3, (images, rows, cols)))
+    norms[:, :, :-1] += sharpness * right**4 * generator.random(right.shape) * 20
+    norms = norms.reshape(images, -1)
+    return Neighbours(*(x.astype(np.float32) for x in (right, below, norms, norms[:, ::-1])))
+
+
+@pytest.fixture
+def summarised():
+    neighbours = collected()
+    with SimilarityCollector(TokenLayout(2, GRID)) as collector:
+        for part in (slice(0, 25), slice(25, 60)):
+            collector.add(Neighbours(*(x[part] for x in neighbours)))
+        yield neighbours, summarise_similarity(collector, Bootstrap(60, 300))
+
+
+def loop_samples(neighbours, is_outlier):
+    """(cosine, label, image) of every patch and direction, by loops."""
+    rows, cols = GRID
+    found = []
+    for image in range(len(is_outlier)):
+        for r in range(rows):
+            for c in range(cols):
+                label = is_outlier[image, r * cols + c]
+                if c > 0:
+                    found.append((neighbours.right[image, r, c - 1], label, image))
+                if c < cols - 1:
+                    found.append((neighbours.right[image, r, c], label, image))
+                if r > 0:
+                    found.append((neighbours.below[image, r - 1, c], label, image))
+                if r < rows - 1:
+                    found.append((neighbours.below[image, r, c], label, image))
+    cosines, labels, images = (np.array(column) for column in zip(*found, strict=True))
+    return cosines.astype(np.float64), labels, images
+
+
+def test_cosines_are_torchs(traced):
+    _, _, trace, layout = traced
+    found = neighbour_cosines(trace, layout)
+    rows, cols = layout.grid
+    assert (rows, cols) == (8, 6)
+    patches = torch.from_numpy(np.array(trace.patch_embed, np.float64)).reshape(6, rows, cols, -1)
+    cosine = torch.nn.CosineSimilarity(dim=-1)
+    right = cosine(patches[:, :, 1:], patches[:, :, :-1])
+    below = cosine(patches[:, 1:], patches[:, :-1])
+    np.testing.assert_allclose(found.right, right, rtol=0, atol=COSINE_ATOL)
+    np.testing.assert_allclose(found.below, below, rtol=0, atol=COSINE_ATOL)
+    last = np.linalg.norm(np.asarray(trace.blocks[-1].tokens)[:, layout.patches], axis=-1)
+    np.testing.assert_allclose(found.last, last, rtol=0, atol=1e-5)
+
+
+def test_each_pair_counts_once_from_either_side():
+    neighbours = collected(images=3)
+    is_outlier = np.random.default_rng(1).random((3, 20)) < 0.3
+    cosines, labels = samples_of(is_outlier.reshape(3, *GRID), *neighbours[:2])
+    expected_cosines, expected_labels, images = loop_samples(neighbours, is_outlier)
+    for image in range(3):
+        found = sorted(zip(cosines[image].tolist(), labels[image].tolist(), strict=True))
+        chosen = images == image
+        expected = zip(
+            expected_cosines[chosen].tolist(), expected_labels[chosen].tolist(), strict=True
+        )
+        assert found == sorted(expected)
+
+
+def test_numbers_are_scikit_learns_and_numpys(summarised):
+    neighbours, summary = summarised
+    for tensor, norms in (("last", neighbours.last), ("normed", neighbours.normed)):
+        for definition in ("quantile_98", "quantile_99_5", "mean_plus_3sd"):
+            found = summary.of(tensor, definition)
+            is_outlier = norms > found.threshold
+            assert found.num_patches == ((~is_outlier).sum(), is_outlier.sum())
+            cosines, labels, _ = loop_samples(neighbours, is_outlier)
+            assert found.num_samples == ((~labels).sum(), labels.sum())
+            numbers = found.numbers
+            expected = roc_auc_score(labels, cosines)
+            assert numbers["auc"].value == pytest.approx(expected, abs=AUC_ATOL)
+            for group, chosen in (("normal", ~labels), ("outlier", labels)):
+                mean, median = cosines[chosen].mean(), np.median(cosines[chosen])
+                assert numbers[f"mean_{group}"].value == pytest.approx(mean, abs=MEAN_ATOL)
+                assert numbers[f"median_{group}"].value == pytest.approx(median, abs=MEDIAN_ATOL)
+
+
+def test_densities_are_scipys(summarised):
+    neighbours, summary = summarised
+    found = summary.of("last", "quantile_98")
+    cosines, labels, _ = loop_samples(neighbours, neighbours.last > found.threshold)
+    for values, chosen in zip(found.density, (~labels, labels), strict=True):
+        expected = gaussian_kde(cosines[chosen])(DENSITY_AT)
+        assert expected.max() > 2
+        np.testing.assert_allclose(values, expected, rtol=0, atol=DENSITY_ATOL)
+
+
+def test_the_interval_of_the_auc_is_that_of_resampling_by_hand(summarised):
+    neighbours, summary = summarised
+    found = summary.of("last", "mean_plus_3sd")
+    cosines, labels, images = loop_samples(neighbours, neighbours.last > found.threshold)
+    by_image = [np.flatnonzero(images == image) for image in range(60)]
+    generator = np.random.default_rng(4)
+    drawn = []
+    for _ in range(300):
+        rows = np.concatenate([by_image[i] for i in generator.integers(60, size=60)])
+        drawn.append(roc_auc_score(labels[rows], cosines[rows]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    estimate = Bootstrap(60, 300).estimate(*found.numbers["auc"])
+    # Two independent sets of 300 resamples: 4 x sqrt(2) x 2.67 / sqrt(300) standard errors.
+    atol = 4 * 2**0.5 * 2.67 / 300**0.5 * np.std(drawn)
+    assert estimate.low == pytest.approx(low, abs=atol)
+    assert estimate.high == pytest.approx(high, abs=atol)
+
+
+def test_medians_of_resamples_are_those_of_their_samples(summarised):
+    neighbours, summary = summarised
+    found = summary.of("last", "quantile_98").numbers["median_normal"]
+    assert np.median(found.samples) == pytest.approx(found.value, abs=0.01)
+    estimate = Bootstrap(60, 300).estimate(*found)
+    assert estimate.low < found.value < estimate.high
+
+
+def test_an_empty_outlier_set_is_said_to_be_empty(summarised):
+    _, summary = summarised
+    found = summary.of("last", "absolute_150")
+    assert found.num_patches == (60 * 20, 0)
+    assert found.num_samples[1] == 0
+    assert set(found.numbers) == {"mean_normal", "median_normal"}
+    assert not found.density[1].any()
+    assert all(np.isfinite(number.value) for number in found.numbers.values())
+
+
+def test_separate_groups_have_an_auc_of_one_and_equal_ones_of_a_half():
+    low, high = np.eye(4)[:2] + 1, np.eye(4)[2:] + 1
+    counts = np.array([3.0, 2.0, 0.0, 1.0])
+    assert auc(np.array([1.0, 2, 0, 0]), np.array([0.0, 0, 3, 1])) == 1
+    assert auc(counts, counts) == 0.5
+    assert np.isnan(auc(counts, 0 * counts))
+    np.testing.assert_array_equal(auc(low, high), [auc(low[0], high[0]), auc(low[1], high[1])])
+
+
+def test_a_model_does_not_differ_from_itself(summarised):
+    _, summary = summarised
+    number = summary.of("last", "quantile_98").numbers["auc"]
+    difference = Bootstrap(60, 300).difference(number, number)
+    assert difference == (0.0, 60, 0.0, 0.0)
+
+
+def test_a_number_that_few_resamples_define_has_no_interval():
+    samples = np.concatenate([np.full(40, np.nan), np.ones(60)])
+    assert Bootstrap(10, 100).estimate(1.0, samples).low is None
+    samples[:37] = 1.0
+    assert Bootstrap(10, 100).estimate(1.0, samples).low == 1.0

@@ -1,0 +1,110 @@
+"""Does `regvit-analyze similarity` work from end to end?"""
+
+import csv
+import json
+import sys
+
+import pytest
+
+from analysis.cli import main
+
+
+def call(patch, *arguments) -> int:
+    """Exit status of the command, run in this process."""
+    patch.setattr(sys, "argv", ["regvit-analyze", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, checkpoints, pictures):
+    out = tmp_path_factory.mktemp("analysed") / "similarity"
+    with pytest.MonkeyPatch.context() as patch:
+        status = call(
+            patch,
+            *("similarity", "--checkpoint", checkpoints["planted"], checkpoints["registers"]),
+            *("--data", pictures, "--out", out, "--num-images", 70, "--bootstrap", 200),
+        )
+    assert status == 0
+    return out
+
+
+def test_results_hold_every_definition_and_what_it_rests_on(folder):
+    results = json.loads((folder / "results.json").read_text())
+    assert results["analysis"] == "similarity"
+    assert results["data"]["num_images"] == 70
+    assert results["labels"] == "last"
+    assert results["numbers"].keys() >= {"auc", "median_outlier"}
+    for model in results["models"]:
+        assert model["grid"] == [8, 8]
+        for tensor in ("last", "normed"):
+            entry = model["similarity"][tensor]["quantile_98"]
+            assert entry["by_construction"]
+            assert entry["num_outlier_patches"] == pytest.approx(0.02 * 70 * 64, abs=1)
+            # Every pair of neighbours counts twice.
+            samples = entry["num_outlier_samples"] + entry["num_normal_samples"]
+            assert samples == 70 * 2 * (2 * 8 * 7)
+            low, high = entry["auc"]["interval"]
+            assert 0 <= low <= entry["auc"]["value"] <= high <= 1
+            assert entry["auc"]["n"] == 70
+    planted = results["models"][0]["similarity"]["last"]
+    assert planted["3_x_median"]["num_outlier_patches"] > 0
+    registers = results["models"][1]["similarity"]["last"]["absolute_150"]
+    assert registers["num_outlier_patches"] == 0
+    assert registers["auc"] is None
+    assert "No patch" in registers["note"]
+
+
+def test_models_are_compared_and_files_are_there(folder):
+    results = json.loads((folder / "results.json").read_text())
+    (pair,) = results["comparisons"]
+    assert (pair["from"], pair["to"], pair["paired"]) == ("planted", "registers", True)
+    first, second = (m["similarity"]["last"]["quantile_98"]["auc"] for m in results["models"])
+    difference = pair["differences"]["quantile_98_auc"]
+    assert difference["value"] == pytest.approx(second["value"] - first["value"], abs=1e-12)
+    assert difference["interval"][0] < difference["interval"][1]
+    assert "absolute_150_auc" not in pair["differences"]
+    names = [f[kind] for f in results["figures"] for kind in ("file", "vector")]
+    names += [table["file"] for table in results["tables"]]
+    for name in names:
+        assert (folder / name).stat().st_size > 100
+    with (folder / "similarity.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 5
+    empty = [row for row in rows if row["outlier_patches"] == "0"]
+    assert empty
+    assert all(row["auc"] == "" for row in empty)
+
+
+def test_the_studys_protocol_squashes_and_labels_after_the_last_layer_norm(
+    tmp_path, monkeypatch, checkpoints, pictures, capsys
+):
+    status = call(
+        monkeypatch,
+        *("similarity", "--checkpoint", checkpoints["plain"], "--data", pictures, "--bootstrap"),
+        *(100, "--out", tmp_path / "out", "--num-images", 12, "--protocol", "study"),
+    )
+    assert status == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["labels"] == "normed"
+    assert results["models"][0]["preprocess"]["resize"] == "squash"
+    assert results["models"][0]["preprocess"]["interpolation"] == "bilinear"
+    assert "AUC" in capsys.readouterr().out
+
+
+def test_a_single_image_gives_numbers_without_intervals(
+    tmp_path, monkeypatch, checkpoints, pictures
+):
+    status = call(
+        monkeypatch,
+        *("similarity", "--checkpoint", checkpoints["plain"], "--data", pictures),
+        *("--out", tmp_path / "out", "--num-images", 1, "--bootstrap", 100),
+    )
+    assert status == 0
+    model = json.loads((tmp_path / "out" / "results.json").read_text())["models"][0]
+    entry = model["similarity"]["last"]["quantile_98"]
+    assert entry["num_outlier_patches"] == 2
+    assert entry["auc"]["interval"] is None
