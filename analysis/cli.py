@@ -8,6 +8,7 @@ import tyro
 
 from analysis.options import (
     AttentionOptions,
+    CompareOptions,
     LostOptions,
     NormsOptions,
     ProbeOptions,
@@ -24,6 +25,7 @@ Command = (
     | Annotated[ProbeOptions, tyro.conf.subcommand("probe", prefix_name=False)]
     | Annotated[ReconstructionOptions, tyro.conf.subcommand("reconstruction", prefix_name=False)]
     | Annotated[LostOptions, tyro.conf.subcommand("lost", prefix_name=False)]
+    | Annotated[CompareOptions, tyro.conf.subcommand("compare", prefix_name=False)]
     | Annotated[ReportOptions, tyro.conf.subcommand("report", prefix_name=False)]
 )
 
@@ -31,6 +33,7 @@ ANALYSES: dict[type, str] = {
     NormsOptions: "analysis.norms_command",
     AttentionOptions: "analysis.attention_command",
     ProbeOptions: "analysis.probe_command",
+    CompareOptions: "analysis.compare",
     LostOptions: "analysis.lost_command",
     SimilarityOptions: "analysis.similarity_command",
     ReconstructionOptions: "analysis.reconstruction_command",

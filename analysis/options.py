@@ -241,6 +241,26 @@ class LostOptions(ImageOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """One table and one page of figures for any number of models, from other commands' results."""
+
+    results: tuple[Path, ...]
+    """Result folders: what `--out` was in the other commands."""
+    out: Path
+    """Folder for results.json, compare.csv and the figure."""
+    overwrite: bool = False
+    """Replace a comparison of other folders in `out`."""
+
+    def __post_init__(self) -> None:
+        if not self.results:
+            raise InputError("Name at least one result folder after --results.")
+
+    def configuration(self) -> dict[str, Any]:
+        """What the comparison depends on, as JSON."""
+        return {"results": [str(path) for path in self.results]}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportOptions:
     """One self-contained HTML page from the results of other commands."""
 

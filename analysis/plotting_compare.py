@@ -1,0 +1,85 @@
+"""How is a comparison drawn? One small panel a number, one line a model."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.bootstrap import Estimate
+from analysis.plotting import SERIES, is_leftmost, new_figure, styled
+
+_COLUMNS = 2
+
+
+class NumberPanel(NamedTuple):
+    """One headline number."""
+
+    question: str
+    title: str
+    is_share: bool
+    values: Mapping[str, Estimate]
+    """By model's label."""
+    differences: Mapping[str, Estimate]
+    """To the first model."""
+
+
+def headlines_figure(panels: Sequence[NumberPanel], titles: Mapping[str, str]) -> Figure:
+    """All numbers on one page; the models keep their lines and colours.
+
+    Args:
+      panels: The numbers.
+      titles: Of all models, by label, in their order.
+    """
+    rows = -(-len(panels) // _COLUMNS)
+    with styled():
+        figure = new_figure(
+            10.5, (0.62 + 0.22 * len(titles)) * rows + 0.9, "Headline numbers side by side"
+        )
+        axes = figure.subplots(rows, _COLUMNS, squeeze=False, sharey=True).ravel()
+        for axis, panel in zip(axes, panels, strict=False):
+            _draw(axis, panel, titles)
+        for axis in axes[len(panels) :]:
+            axis.remove()
+        figure.supxlabel(
+            "Dots: values with 95 % intervals. Right of a panel: difference to the first model, "
+            "paired; bold where its interval leaves out zero.",
+            fontsize=8,
+        )
+    return figure
+
+
+def _draw(axis: Axes, panel: NumberPanel, titles: Mapping[str, str]) -> None:
+    scale = 100.0 if panel.is_share else 1.0
+    for place, label in enumerate(titles):
+        estimate, color = panel.values.get(label), SERIES[place % len(SERIES)]
+        if estimate is None:
+            axis.text(0.01, place, "not measured", transform=_row(axis), fontsize=7, va="center")
+            continue
+        axis.plot(scale * estimate.value, place, "o", color=color, ms=5)
+        if estimate.low is not None and estimate.high is not None:
+            axis.plot(
+                (scale * estimate.low, scale * estimate.high), (place,) * 2, color=color, lw=1.6
+            )
+        if label in panel.differences:
+            _write_difference(axis, place, panel.differences[label], scale)
+    axis.set_ylim(len(titles) - 0.5, -0.5)
+    axis.margins(x=0.12)
+    unit = " (%)" if panel.is_share else ""
+    axis.set_title(f"{panel.question}: {panel.title}{unit}", loc="left", fontsize=8.5)
+    axis.tick_params(labelsize=8)
+    if is_leftmost(axis):
+        axis.set_yticks(range(len(titles)), list(titles.values()))
+
+
+def _write_difference(axis: Axes, place: int, estimate: Estimate, scale: float) -> None:
+    text, weight = f"{scale * estimate.value:+.3g}", "normal"
+    if estimate.low is not None and estimate.high is not None:
+        text += f" [{scale * estimate.low:+.3g}, {scale * estimate.high:+.3g}]"
+        weight = "bold" if estimate.low * estimate.high > 0 else "normal"
+    axis.text(1.01, place, text, transform=_row(axis), fontsize=7.5, va="center", fontweight=weight)
+
+
+def _row(axis: Axes):
+    """Across the panel in parts of its width, down it in its own rows."""
+    return axis.get_yaxis_transform()
