@@ -1,0 +1,166 @@
+"""Where is an object, says the likeness of patches? LOST: one box for each image, without labels.
+
+Patches of the background resemble many others, patches of an object few. The patch that resembles
+the fewest is the seed; the most lonely patches that resemble it join it; every patch that resembles
+these on the whole is in the mask; the box goes round the seed's piece of the mask.
+
+Letters: b images, n patches of a grid (gh, gw), d channels.
+
+Reference: arXiv:2109.14279; `object_discovery.lost` of valeoai/LOST, which leaves the order among
+equal degrees to chance. Here the lowest index is first.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from regvit_jax.chunks import chunk_size, map_chunks
+from regvit_jax.errors import InputError
+
+NUM_LONELY = 100
+"""Patches of lowest degree that may join the seed.  Reference: `--k_patches` of valeoai/LOST."""
+
+_BLOCK_ROWS = 256  # of the Gram matrix at once: they stay in a CPU's cache
+
+
+class Lost(NamedTuple):
+    """What LOST finds in each image."""
+
+    boxes: Int[Array, "b 4"]
+    """(x0, y0, x1, y1), half-open, in patches."""
+    seeds: Int[Array, " b"]
+    """Index of the seed among the patches."""
+    degrees: Int[Array, "b n"]
+    """How many other patches each patch resembles."""
+    mask: Bool[Array, "b gh gw"]
+    """Patches that resemble the seed and those that joined it."""
+    component: Bool[Array, "b gh gw"]
+    """The piece of the mask that holds the seed: what the box goes round."""
+    in_mask: Bool[Array, " b"]
+    """Whether the seed is in its own mask. Where it is not, the box is the seed's patch."""
+
+
+@functools.partial(jax.jit, static_argnames=("grid", "k"))
+def lost(
+    features: Float[Array, "b n d"],
+    grid: tuple[int, int],
+    bias: Float[Array, ""] | float = 0.0,
+    k: int = NUM_LONELY,
+) -> Lost:
+    """One box for each image, in patches.
+
+    Two patches resemble each other if the product of their features plus `bias` is positive. Each
+    step follows the published algorithm with the bias added to its Gram matrix A:
+
+    1. A patch's degree is the number of other patches q with A[p, q] > 0.
+    2. The seed is the patch of lowest degree; among equals, the first.
+    3. Of the k patches of lowest degree, those with A[seed, q] > 0 join the seed.
+    4. The mask is where the sum of their rows of A is positive.
+    5. The box goes round the seed's connected component (4 neighbours) of the mask.
+
+    Args:
+      features: Of the patches, row by row; no CLS or registers. Not changed in any way.
+      grid: Rows and columns of patches.
+      bias: Added to the Gram matrix.
+      k: Patches that may join the seed; all if there are fewer.
+
+    Raises:
+      InputError: If the grid does not hold the patches, or k is less than 1.
+    """
+    batch, num_patches, _ = features.shape
+    if grid[0] * grid[1] != num_patches:
+        raise InputError(
+            f"A grid of {grid[0]} x {grid[1]} holds {grid[0] * grid[1]} patches, got features of "
+            f"{num_patches}. CLS and registers must be left out."
+        )
+    if k < 1:
+        raise InputError(f"k must be at least 1, got {k}.")
+    bias = jnp.asarray(bias, jnp.float32)
+    find = functools.partial(_find, grid=grid, bias=bias, k=min(k, num_patches))
+    return map_chunks(find, features.astype(jnp.float32), chunk_size(batch, num_patches))
+
+
+def centred(features: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    """Features without their mean over the image's patches, each of length 1.
+
+    Reference: the study's LOST notebooks; the published algorithm changes nothing.
+    """
+    features = features - features.mean(axis=1, keepdims=True)
+    length = jnp.sqrt(jnp.sum(jnp.square(features), axis=-1, keepdims=True))
+    return features / jnp.maximum(length, 1e-12)  # torch's `normalize`
+
+
+def _find(features, grid: tuple[int, int], bias, k: int) -> Lost:
+    degrees = jax.vmap(_degrees, (0, None))(features, bias)
+    seeds, sums = jax.vmap(functools.partial(_expand, k=k), (0, 0, None))(features, degrees, bias)
+    mask = (sums > 0).reshape(-1, *grid)
+    at_seed = (jnp.arange(grid[0] * grid[1])[None] == seeds[:, None]).reshape(mask.shape)
+    component = at_seed | _connected(at_seed & mask, mask)
+    in_mask = jnp.any(at_seed & mask, axis=(1, 2))
+    return Lost(_boxes(component), seeds, degrees, mask, component, in_mask)
+
+
+def _degrees(features, bias):
+    """How many other patches each patch resembles; A is symmetric, so half of it is formed."""
+    num_patches = features.shape[0]
+    degrees = jnp.zeros(num_patches, jnp.int32)
+    for start in range(0, num_patches, _BLOCK_ROWS):
+        end = min(start + _BLOCK_ROWS, num_patches)
+        gram = _product(features[start:end], features[start:].T)
+        is_self = jnp.arange(end - start)[:, None] == jnp.arange(num_patches - start)[None]
+        alike = (gram + bias > 0) & ~is_self
+        degrees = degrees.at[start:end].add(jnp.sum(alike, axis=1, dtype=jnp.int32))
+        mirrored = jnp.sum(alike[:, end - start :], axis=0, dtype=jnp.int32)
+        degrees = degrees.at[end:].add(mirrored)
+    return degrees
+
+
+def _expand(features, degrees, bias, k: int):
+    """The seed, and for every patch the sum of A over the patches that joined the seed.
+
+    That sum is the patch's product with the sum of their features: no row of A is formed again.
+    """
+    num_patches = features.shape[0]
+    order = degrees * num_patches + jnp.arange(num_patches)  # unlike: ties by index
+    is_lonely = order <= jnp.sort(order)[k - 1]
+    seed = jnp.argmin(order)
+    joins = is_lonely & (_product(features, features[seed]) + bias > 0)
+    joined = _product(joins.astype(features.dtype), features)
+    return seed, _product(features, joined) + bias * jnp.sum(joins)
+
+
+def _product(first, second):
+    """A product in float32 on every device; what is above 0 must not hang on TF32."""
+    return jnp.matmul(first, second, precision="highest")
+
+
+def _connected(reached, mask):
+    """The parts of the mask that `reached` touches, one neighbour in row or column at a time."""
+
+    def grow(state):
+        before, _ = state
+        wide = jnp.pad(before, ((0, 0), (1, 1), (1, 1)))
+        rows, cols = wide[:, :, 1:-1], wide[:, 1:-1, :]
+        around = rows[:, 2:] | rows[:, :-2] | cols[:, :, 2:] | cols[:, :, :-2]
+        after = before | (around & mask)
+        return after, jnp.any(after != before)
+
+    return lax.while_loop(lambda state: state[1], grow, (reached, jnp.array(True)))[0]
+
+
+def _boxes(component):
+    """The tight box of each component, half-open."""
+    rows, cols = jnp.any(component, axis=2), jnp.any(component, axis=1)
+    return jnp.stack([_first(cols), _first(rows), _end(cols), _end(rows)], axis=1)
+
+
+def _first(present):
+    return jnp.argmax(present, axis=1)
+
+
+def _end(present):
+    return present.shape[1] - jnp.argmax(present[:, ::-1], axis=1)
