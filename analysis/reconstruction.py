@@ -36,6 +36,7 @@ from regvit_jax.tokens import TokenLayout
 RIDGE = 1e-8
 """Strength on features scaled to unit variance: it only tames directions that hold nothing."""
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.01
+POSITION_LEARNING_RATE = 1e-2  # a convex problem bears larger steps
 BATCH_IMAGES = 64
 HELD_OUT = 0.1
 """Share of the training images on which early stopping looks."""
@@ -165,19 +166,21 @@ def normalised_patches(
     return preprocess.normalise(colours).reshape(patches.shape)
 
 
-def apply_dense(params: Dense, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+def apply_dense(params: Dense, x: Float[Array | np.ndarray, "*b i"]) -> Float[Array, "*b o"]:
     """One dense layer."""
     out = jnp.matmul(x, params["kernel"], precision="highest")
     return out + jnp.reshape(params["bias"], (1,) * (out.ndim - 1) + (-1,))
 
 
-def apply_mlp(params: Mlp, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+def apply_mlp(params: Mlp, x: Float[Array | np.ndarray, "*b i"]) -> Float[Array, "*b o"]:
     """Dense, exact GELU, dense."""
     hidden = jax.nn.gelu(apply_dense(params["fc1"], x), approximate=False)
     return apply_dense(params["fc2"], hidden)
 
 
-def token_l2(predicted: Float[Array, "*b v"], targets: Float[Array, "*b v"]) -> Float[Array, "*b"]:
+def token_l2(
+    predicted: Float[Array | np.ndarray, "*b v"], targets: Float[Array | np.ndarray, "*b v"]
+) -> Float[Array, "*b"]:
     """The L2 norm of each token's error, over the pixel values of its patch."""
     return jnp.sqrt(jnp.sum(jnp.square(predicted - targets), axis=-1))
 
@@ -302,7 +305,9 @@ def fit_position(
         "kernel": np.zeros((len(mean), num_cells), np.float32),
         "bias": np.zeros(num_cells, np.float32),
     }
-    fitted = _fit(cache, read, loss, jax.jit(loss), start, optax.adam(LEARNING_RATE), budget)
+    fitted = _fit(
+        cache, read, loss, jax.jit(loss), start, optax.adam(POSITION_LEARNING_RATE), budget
+    )
     return _unscaled(jax.tree.map(np.asarray, fitted.params), mean, sd), fitted
 
 
@@ -336,8 +341,9 @@ def load_probe(path: Path) -> tuple[Mlp, dict[str, Any]]:
     """
     expected = "Expected what `regvit-convert import` makes of the study's probe."
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            arrays = {name: loaded[name] for name in loaded.files}
         info = json.loads(str(arrays.pop("info", "{}")))
     except FileNotFoundError:
         raise InputError(f"There is no probe {path}. {expected}") from None

@@ -18,8 +18,6 @@ from analysis.reconstruction import (
     NormalEquations,
     Probes,
     TokenCache,
-    apply_dense,
-    apply_mlp,
     cut,
     fit_mlp,
     fit_position,
@@ -35,13 +33,14 @@ from analysis.reconstruction_errors import (
     token_errors,
 )
 from analysis.reconstruction_parts import Part, open_parts
+from analysis.reconstruction_pictures import ShownReconstruction, rebuild
 from analysis.results import ResultFolder
 from analysis.store import ColumnStore
 from analysis.subjects import Subject, choose_shown, open_batches, open_subjects
 from regvit_jax.checkpoint import unflatten, versions
 from regvit_jax.config import ViTConfig
 from regvit_jax.errors import InputError
-from regvit_jax.model import DeiT3, unpatchify
+from regvit_jax.model import DeiT3
 from regvit_jax.tokens import resolve_layers
 
 SPACES = {
@@ -50,21 +49,6 @@ SPACES = {
     "rgb": "the same predictions with colours in [0, 1]; they are not clipped",
 }
 SHOWN_DEFINITION = "quantile_98"
-
-
-@dataclasses.dataclass(frozen=True)
-class ShownReconstruction:
-    """One image and what the probes make of it."""
-
-    name: str
-    pixels: np.ndarray
-    """Bytes, (h, w, 3)."""
-    rebuilt: dict[str, np.ndarray]
-    """By probe: colours in [0, 1], not clipped, (h, w, 3)."""
-    errors: dict[str, np.ndarray]
-    """By probe: L2 of each token in the normalised space, (gh, gw)."""
-    norms: np.ndarray
-    """After the last block, (gh, gw)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +160,7 @@ def _reconstruct(
                 if index in wanted:
                     name = judged.source.file_names[index].split("/")[-1]
                     tokens, norms = features.tokens[i : i + 1], features.last[i]
-                    pictures.append(_picture(subject, probes, name, batch.pixels[i], tokens, norms))
+                    pictures.append(rebuild(subject, probes, name, batch.pixels[i], tokens, norms))
         if not store.num_rows:
             raise InputError(
                 f"None of the {len(judged.indices)} images of {judged.source.name} can be read."
@@ -255,30 +239,6 @@ def _padded(function, size: int, *arrays) -> dict[str, np.ndarray]:
     count = arrays[0].shape[0]
     padded = [np.pad(x, [(0, size - count)] + [(0, 0)] * (x.ndim - 1)) for x in arrays]
     return {name: np.asarray(value)[:count] for name, value in function(*padded).items()}
-
-
-def _picture(
-    subject: Subject, probes: Probes, name: str, pixels, tokens, norms
-) -> ShownReconstruction:
-    """What the probes make of one image's tokens (1, n, d)."""
-    preprocess, size = subject.preprocess, subject.config.patch_size
-    grid = (preprocess.height // size, preprocess.width // size)
-    targets = np.asarray(normalised_patches(cut(pixels[None], size), preprocess))
-    predicted = {"linear": apply_dense(probes.linear, tokens)}
-    if probes.mlp is not None:
-        predicted["mlp"] = apply_mlp(probes.mlp, tokens)
-    mean, std = np.array(preprocess.mean), np.array(preprocess.std)
-    rebuilt = {k: np.asarray(unpatchify(x, size, grid))[0] for k, x in predicted.items()}
-    return ShownReconstruction(
-        name,
-        pixels.copy(),
-        {k: image * std[None, None] + mean[None, None] for k, image in rebuilt.items()},
-        {
-            k: np.linalg.norm(np.asarray(x) - targets, axis=-1).reshape(grid)
-            for k, x in predicted.items()
-        },
-        np.array(norms).reshape(grid),
-    )
 
 
 def _write(

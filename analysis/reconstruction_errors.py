@@ -33,7 +33,7 @@ SPACES = ("normalised", "rgb")
 BASELINES = ("patch_mean", "global_mean")
 GROUPS = ("normal", "outlier")
 MATCHED_BINS = 32
-OUTLIERS_PER_BIN = 20
+OUTLIERS_PER_BIN = 5
 
 _VARIANCE = "patch_mean_normalised"  # squared distance from the patch's mean colour
 

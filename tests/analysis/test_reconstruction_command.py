@@ -1,0 +1,199 @@
+"""Does `regvit-analyze reconstruction` work from end to end, and end clearly on bad input?"""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from analysis.cli import main
+from analysis.options import ReconstructionOptions
+from analysis.reconstruction import load_probe, save_probe, start_mlp
+from analysis.reconstruction_parts import open_parts
+
+
+def call(patch, *arguments) -> int:
+    """Exit status of the command, run in this process."""
+    patch.setattr(sys, "argv", ["regvit-analyze", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+def results_of(folder) -> dict:
+    def refuse(constant):
+        raise AssertionError(f"{constant} in results.json")
+
+    return json.loads((folder / "results.json").read_text(), parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, checkpoints, pictures):
+    out = tmp_path_factory.mktemp("analysed") / "reconstruction"
+    with pytest.MonkeyPatch.context() as patch:
+        status = call(
+            patch,
+            *("reconstruction", "--checkpoint", checkpoints["planted"], checkpoints["registers"]),
+            *("--data", pictures, "--out", out, "--num-train-images", 80, "--bootstrap", 100),
+            *("--max-epochs", 3, "--patches-per-image", 16, "--num-shown", 2),
+        )
+    assert status == 0
+    return out
+
+
+def test_results_hold_both_groups_and_what_they_rest_on(folder):
+    results = results_of(folder)
+    assert results["analysis"] == "reconstruction"
+    assert results["data"]["num_images"] == 40  # a fifth of 200 pictures without parts
+    assert results["data"]["num_training_images"] == 80
+    assert results["spaces"].keys() == {"normalised", "rgb"}
+    planted, registers = results["models"]
+    assert planted["layer"] == 2
+    training = planted["training"]
+    assert training["linear"]["num_tokens"] == 80 * 64
+    assert training["mlp"]["patches_per_image"] == 16
+    assert len(training["mlp"]["held_out_scores"]) == 3
+    entry = planted["definitions"]["quantile_98"]
+    for group in ("all", "normal", "outlier"):
+        l2 = entry[group]["linear"]["normalised"]["l2"]
+        assert l2["n"] == 40
+        assert l2["interval"][0] <= l2["value"] <= l2["interval"][1]
+        assert 0 <= entry[group]["position"]["top1"]["value"] <= 1
+    pooled = entry["all"]["linear"]
+    assert pooled["rgb"]["mse"]["value"] < pooled["normalised"]["mse"]["value"]
+    r2 = pooled["normalised"]
+    assert r2["r2_patch_mean"]["value"] < r2["r2_global_mean"]["value"] < 1
+    matched = entry["matched"]["linear"]["normalised"]["l2"]
+    assert matched.keys() == {"outlier", "normal", "ratio", "difference"}
+    assert entry["matching"]["num_outliers"] > 0
+    empty = registers["definitions"]["absolute_150"]
+    assert "No patch" in empty["note"]
+    assert (empty["outlier"], empty["contrast"], empty["matched"]) == (None, None, None)
+
+
+def test_files_are_there_and_differences_are_paired(folder):
+    results = results_of(folder)
+    names = [f[kind] for f in results["figures"] for kind in ("file", "vector")]
+    names += [table["file"] for table in results["tables"]]
+    assert len(names) == 6 + 3
+    for name in names:
+        assert (folder / name).stat().st_size > 100
+    assert {path.name for path in folder.iterdir()} == {*results["files"], "results.json"}
+    (pair,) = results["comparisons"]
+    first, second = (
+        m["definitions"]["quantile_98"]["all"]["linear"]["normalised"]["l2"]["value"]
+        for m in results["models"]
+    )
+    found = pair["differences"]["quantile_98/all/linear/normalised/l2"]
+    assert found["value"] == pytest.approx(second - first, abs=1e-6)
+    probe, info = load_probe(folder / "mlp_probe_planted.npz")
+    assert probe["fc1"]["kernel"].shape == (24, 96)
+    assert info["layer"] == 2
+
+
+def test_a_given_probe_takes_the_place_of_training(
+    folder, tmp_path, monkeypatch, checkpoints, pictures
+):
+    arguments = (
+        *("reconstruction", "--checkpoint", checkpoints["planted"], "--data", pictures),
+        *("--num-train-images", 80, "--bootstrap", 100, "--max-epochs", 1, "--num-shown", 1),
+        *("--out", tmp_path / "out", "--probe"),
+    )
+    assert call(monkeypatch, *arguments, folder / "mlp_probe_planted.npz") == 0
+    before, after = (
+        results_of(f)["models"][0]["definitions"]["quantile_98"] for f in (folder, tmp_path / "out")
+    )
+    for name in ("linear", "mlp"):
+        values = [x["all"][name]["normalised"]["mse"]["value"] for x in (before, after)]
+        assert values[0] == pytest.approx(values[1], abs=1e-6)
+    model = results_of(tmp_path / "out")["models"][0]
+    assert model["training"]["mlp"]["info"]["layer"] == 2
+
+
+def test_the_studys_protocol_prints_the_notebooks_line(
+    tmp_path, monkeypatch, checkpoints, pictures, capsys
+):
+    for split, names in (("train", "ant"), ("val", "bee")):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        (tmp_path / "data" / split / names).symlink_to(pictures / names)
+    status = call(
+        monkeypatch,
+        *("reconstruction", "--checkpoint", checkpoints["plain"], "--data", tmp_path / "data"),
+        *("--out", tmp_path / "out", "--protocol", "study", "--max-epochs", 2),
+    )
+    assert status == 0
+    printed = capsys.readouterr().out
+    results = results_of(tmp_path / "out")
+    study = results["models"][0]["study"]
+    assert study["printed"] in printed
+    assert (study["num_images"], study["num_batches"]) == (64, 1)
+    assert study["ratio_percent"] == pytest.approx(100 * study["high"] / study["low"])
+    assert len(results["faults"]) == 8
+    assert results["models"][0]["preprocess"]["short_side"] == 37  # 256 / 224 of 32
+    assert load_probe(tmp_path / "out" / "study_probe_plain.npz")[0]["fc1"]["bias"].shape == (96,)
+
+
+def test_parts_never_share_an_image(tmp_path, pictures):
+    def parts(**changes):
+        options = ReconstructionOptions(
+            checkpoint=(tmp_path,), out=tmp_path, **({"data": str(pictures)} | changes)
+        )
+        return open_parts(options)
+
+    training, judged = parts(num_images=0, num_train_images=0)
+    assert sorted([*training.indices, *judged.indices]) == list(range(200))
+    assert len(judged.indices) == 40
+    training, judged = parts(num_images=7, num_train_images=30, seed=3)
+    assert (len(training.indices), len(judged.indices)) == (30, 7)
+    assert not set(training.indices) & set(judged.indices)
+    training, judged = parts(data="digits", num_images=5, num_train_images=9)
+    assert training.source.name != judged.source.name
+
+
+def test_bad_input_ends_with_status_2_and_a_message(
+    tmp_path, monkeypatch, checkpoints, pictures, capsys
+):
+    save_probe(tmp_path / "other.npz", start_mlp(8, 16, 48, 0), {})
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.png").symlink_to(next(iter(sorted(pictures.rglob("*.png")))))
+    cases = {
+        "--split train": "training part",
+        "--layer 3": "depth 3",
+        "--max-epochs 0": "at least 1",
+        "--patches-per-image -1": "0 (all) or more",
+        "--protocol study --layer 1": "leave out --layer",
+        "--protocol study --num-train-images 30": "full batches of 64",
+        f"--probe {tmp_path / 'no.npz'}": "no probe",
+        f"--probe {tmp_path / 'other.npz'}": "8 features",
+        f"--data {tmp_path / 'one'}": "too few",
+    }
+    for options, message in cases.items():
+        arguments = ["--data", pictures, *options.split()]
+        if options.startswith("--data"):
+            arguments = options.split()
+        status = call(
+            monkeypatch,
+            *("reconstruction", "--checkpoint", checkpoints["plain"], *arguments),
+            *("--out", tmp_path / "out"),
+        )
+        captured = capsys.readouterr()
+        assert status == 2, options
+        assert message in " ".join((captured.err + captured.out).split()), options
+        assert "Traceback" not in captured.err
+        assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".*partial*"))
+
+
+def test_probes_are_the_same_twice(folder, tmp_path, monkeypatch, checkpoints, pictures):
+    arguments = (
+        *("reconstruction", "--checkpoint", checkpoints["planted"], checkpoints["registers"]),
+        *("--data", pictures, "--out", tmp_path / "out", "--num-train-images", 80),
+        *("--bootstrap", 100, "--max-epochs", 3, "--patches-per-image", 16, "--num-shown", 2),
+    )
+    assert call(monkeypatch, *arguments) == 0
+    first, second = (
+        np.load(f / "mlp_probe_planted.npz")["fc1/kernel"] for f in (folder, tmp_path / "out")
+    )
+    np.testing.assert_array_equal(first, second)

@@ -1,0 +1,189 @@
+"""Are the errors those of loops, and is matching for variance fair?"""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from analysis.bootstrap import Bootstrap
+from analysis.reconstruction import Probes, cut, normalised_patches, start_mlp
+from analysis.reconstruction_errors import (
+    error_columns,
+    matched_means,
+    pixel_probes,
+    summarise_errors,
+    token_errors,
+    variance_bins,
+)
+from analysis.store import ColumnStore
+from regvit_jax.preprocess import Preprocess
+
+PREPROCESS = dataclasses.replace(Preprocess.square(8), std=(0.2, 0.3, 0.25))
+# Sums of 48 squares in float32, against float64: measured 2e-5 of values up to 150.
+SQUARES_ATOL = 2e-4
+GRID = (2, 3)
+PIXEL = ("linear", "mlp")
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """Probes of random weights, tokens, patches, and what `token_errors` says of them."""
+    generator = np.random.default_rng(0)
+    linear = {"kernel": generator.normal(size=(5, 48)), "bias": generator.normal(size=48)}
+    position = {"kernel": generator.normal(size=(5, 6)), "bias": generator.normal(size=6)}
+    linear, position = (
+        {name: value.astype(np.float32) for name, value in p.items()} for p in (linear, position)
+    )
+    means = np.array([0.1, -0.2, 0.3], np.float32)
+    probes = Probes(linear, start_mlp(5, 20, 48, 1), position, means)
+    tokens = generator.normal(size=(7, 6, 5)).astype(np.float32)
+    patches = cut(generator.integers(0, 256, (7, 8, 12, 3)).astype(np.uint8), 4)
+    found = token_errors(probes, PREPROCESS, GRID)(tokens, patches)
+    return probes, tokens, patches, {name: np.asarray(value) for name, value in found.items()}
+
+
+def test_errors_of_every_predictor_are_those_of_loops(judged):
+    probes, tokens, patches, found = judged
+    targets = np.asarray(normalised_patches(patches, PREPROCESS), np.float64)
+    std = np.array(PREPROCESS.std)
+    for image in range(7):
+        for token in range(6):
+            true = targets[image, token].reshape(16, 3)
+            predicted = {
+                "linear": (tokens[image, token] @ probes.linear["kernel"] + probes.linear["bias"]),
+                "patch_mean": np.tile(true.mean(axis=0), 16),
+                "global_mean": np.tile(probes.channel_means, 16),
+            }
+            for name, value in predicted.items():
+                error = value.reshape(16, 3) - true
+                normalised, rgb = found[f"{name}_normalised"], found[f"{name}_rgb"]
+                atol = SQUARES_ATOL
+                assert normalised[image, token] == pytest.approx((error**2).sum(), abs=atol)
+                assert rgb[image, token] == pytest.approx(((error * std) ** 2).sum(), abs=atol)
+    colours = patches.reshape(7, 6, 16, 3) / 255
+    shown = ((colours - colours.mean(axis=2, keepdims=True)) ** 2).sum(axis=(2, 3))
+    np.testing.assert_allclose(found["patch_mean_rgb"], shown, rtol=0, atol=SQUARES_ATOL)
+
+
+def test_positions_are_told_by_the_largest_logit(judged):
+    probes, tokens, _, found = judged
+    for image in range(7):
+        for token in range(6):
+            logits = tokens[image, token] @ probes.position["kernel"] + probes.position["bias"]
+            guess = int(logits.argmax())
+            assert found["position_hit"][image, token] == (guess == token)
+            away = np.hypot(guess // 3 - token // 3, guess % 3 - token % 3)
+            assert found["position_distance"][image, token] == pytest.approx(away, abs=1e-6)
+
+
+def stored(images=80, patches=20, seed=0, effect=1.0):
+    """Columns where outliers sit on flat patches, and errors grow with variance only."""
+    generator = np.random.default_rng(seed)
+    variance = np.exp(generator.normal(0, 1, (images, patches)))
+    last = np.exp(generator.normal(2, 0.2, (images, patches))) + 4 * np.exp(-4 * variance)
+    is_large = last > np.quantile(last, 0.98)
+    error = variance * np.exp(generator.normal(0, 0.1, variance.shape))
+    error *= np.where(is_large, effect, 1.0)
+    columns = {
+        "linear_normalised": error,
+        "linear_rgb": 0.05 * error,
+        "patch_mean_normalised": variance,
+        "patch_mean_rgb": 0.05 * variance,
+        "global_mean_normalised": variance + 1,
+        "global_mean_rgb": 0.05 * (variance + 1),
+        "position_hit": generator.random(variance.shape) < 0.5,
+        "position_distance": generator.random(variance.shape) * 3,
+        "last": last,
+    }
+    return {name: np.asarray(value, np.float32) for name, value in columns.items()}
+
+
+def summarised(columns, num_values=12):
+    images, patches = columns["last"].shape
+    with ColumnStore(error_columns(("linear",), patches)) as store:
+        store.append(columns)
+        return summarise_errors(store, ("linear",), num_values, Bootstrap(images, 200))
+
+
+def test_numbers_are_pooled_over_the_tokens_of_each_group():
+    columns = stored()
+    groups = {group.definition: group for group in summarised(columns)}
+    for definition in ("quantile_98", "mean_plus_3sd"):
+        group = groups[definition]
+        is_outlier = columns["last"] > group.threshold
+        assert group.num_patches == ((~is_outlier).sum(), is_outlier.sum())
+        chosen = {"all": is_outlier | True, "normal": ~is_outlier, "outlier": is_outlier}
+        for name, mask in chosen.items():
+            error = columns["linear_normalised"][mask].astype(np.float64)
+            baseline = columns["patch_mean_normalised"][mask].astype(np.float64)
+            distance = columns["position_distance"][mask].astype(np.float64).mean()
+            expected = {
+                "linear/normalised/mse": error.mean() / 12,
+                "linear/normalised/l2": np.sqrt(error).mean(),
+                "linear/normalised/r2_patch_mean": 1 - error.sum() / baseline.sum(),
+                "position/top1": columns["position_hit"][mask].mean(dtype=np.float64),
+                "position/distance": distance,
+            }
+            for key, value in expected.items():
+                assert group.numbers[f"{name}/{key}"].value == pytest.approx(value, abs=1e-6)
+
+
+def test_matching_removes_what_variance_explains_and_keeps_what_it_does_not():
+    for effect in (1.0, 2.0):
+        (group,) = (
+            g for g in summarised(stored(400, effect=effect)) if g.definition == "quantile_98"
+        )
+        raw = group.numbers["contrast/linear/normalised/mse_ratio"].value
+        matched = group.numbers["matched/linear/normalised/mse/ratio"]
+        assert raw < 0.7 * effect  # flat patches are easy, whatever their token holds
+        # 160 outliers with errors of 10 %, and bins of 20: measured 0.98 and 1.97.
+        assert matched.value == pytest.approx(effect, rel=0.06)
+        variance = group.numbers["matched/variance/ratio"].value
+        assert variance == pytest.approx(1, abs=0.06)
+        estimate = Bootstrap(400, 200).estimate(*matched)
+        assert estimate.low < matched.value < estimate.high
+        assert group.matching.num_outliers + group.matching.num_left_out == 160
+
+
+def test_an_empty_outlier_set_leaves_no_nan():
+    groups = {group.definition: group for group in summarised(stored())}
+    empty = groups["absolute_150"]
+    assert empty.num_patches[1] == 0
+    assert empty.matching is None
+    assert not [name for name in empty.numbers if name.startswith(("outlier", "contrast"))]
+    assert all(np.isfinite(number.value) for number in empty.numbers.values())
+    everything = stored()
+    everything["last"] += 200
+    full = {g.definition: g for g in summarised(everything)}["absolute_150"]
+    assert full.num_patches[0] == 0
+    assert not [name for name in full.numbers if name.startswith("normal")]
+
+
+def test_bins_hold_equal_numbers_of_outliers():
+    generator = np.random.default_rng(1)
+    variance = generator.random((50, 40)).astype(np.float32)
+    is_outlier = generator.random((50, 40)) < 0.1
+    bins = variance_bins(variance, is_outlier)
+    counts = np.bincount(bins[is_outlier])
+    assert counts.sum() == is_outlier.sum()
+    assert counts.max() - counts.min() <= 1
+    outside = (variance < variance[is_outlier].min()) | (variance > variance[is_outlier].max())
+    np.testing.assert_array_equal(bins == -1, outside)
+    flat = variance_bins(np.zeros((3, 4), np.float32), np.eye(3, 4, dtype=bool))
+    assert not flat.any()
+
+
+def test_matched_means_weigh_bins_by_their_outliers():
+    # Bin 0: 10 normal of mean 2, 3 outliers of mean 4. Bin 1: 1 normal of 8, 1 outlier of 6.
+    # Bin 2 has no normal patch and is left out.
+    sums = np.array([[[10.0, 20], [3, 12]], [[1, 8], [1, 6]], [[0, 0], [5, 500]]])
+    expected = [(12 + 6) / 4, (3 * 2 + 8) / 4, 18 / 14, 1.0]
+    np.testing.assert_allclose(matched_means(sums), expected, rtol=0, atol=1e-12)
+    assert np.isnan(matched_means(0 * sums)).all()
+
+
+def test_the_columns_are_what_the_errors_are(judged):
+    probes, _, _, found = judged
+    assert pixel_probes(probes) == PIXEL
+    assert error_columns(PIXEL, 6).keys() == {*found, "last"}
+    assert pixel_probes(probes._replace(mlp=None)) == ("linear",)
