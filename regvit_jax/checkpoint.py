@@ -1,25 +1,29 @@
 """What is in a checkpoint directory, and how is it written so that it is whole or absent?
 
-`config.json` says what the model is and where its weights come from; `params/` is an Orbax tree of
-host arrays, which opens on any number of devices; `checksums.json` guards its files. Orbax is
-imported nowhere else but in `train/state.py`.
+`config.json` says what the model is and where its weights come from; the weights lie in `params/`,
+guarded by `checksums.json` (`regvit_jax.arrays`).
 """
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import json
-import logging
 import os
 import shlex
 import shutil
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from regvit_jax.arrays import (
+    DamagedArraysError,
+    describe_arrays,
+    flatten,
+    read_arrays,
+    unflatten,
+    write_arrays,
+)
 from regvit_jax.config import ViTConfig
 from regvit_jax.errors import InputError
 from regvit_jax.preprocess import Preprocess
@@ -28,9 +32,7 @@ if TYPE_CHECKING:
     from regvit_jax.model import DeiT3
 
 FORMAT = 1
-CONFIG_FILE, PARAMS_FOLDER = "config.json", "params"
-CHECKSUMS_FILE = "checksums.json"
-"""CRC-32 of every file of the weights: Orbax does not notice a flipped bit."""
+CONFIG_FILE = "config.json"
 FOREIGN_SUFFIXES = frozenset({".pth", ".pt", ".bin", ".safetensors", ".msgpack"})
 """What weights of PyTorch and other libraries are kept in."""
 MODEL_FOLDER = "model"
@@ -72,10 +74,7 @@ def save(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
-        with _writer() as checkpointer:
-            checkpointer.save(partial / PARAMS_FOLDER, unflatten(host_params))
-        checksums = json.dumps(_checksums(partial / PARAMS_FOLDER), indent=2)
-        (partial / CHECKSUMS_FILE).write_text(checksums + "\n")
+        write_arrays(partial, host_params)
         (partial / CONFIG_FILE).write_text(json.dumps(_to_json(info), indent=2) + "\n")
         _move(partial, directory)
     finally:
@@ -93,28 +92,20 @@ def load(directory: str | Path, dtype: Any = np.float32) -> "tuple[DeiT3, Params
       InputError: If it is no checkpoint directory, or its tensors are not exactly the model's.
     """
     import jax.numpy as jnp
-    import orbax.checkpoint as ocp
 
     from regvit_jax.model import DeiT3
 
     directory = resolve(directory)
     info = read_info(directory)
-    path = directory / PARAMS_FOLDER
-    with ocp.StandardCheckpointer() as checkpointer:
-        try:
-            _check_files(directory)
-            found = flatten(dict(checkpointer.metadata(path).item_metadata.tree))
-            described = {k: (tuple(v.shape), str(np.dtype(v.dtype))) for k, v in found.items()}
-            _check(directory, info.model, described)
-            template = {k: np.zeros(shape, kind) for k, (shape, kind) in described.items()}
-            params = checkpointer.restore(path, unflatten(template))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"The weights in {path} are damaged or cut short ({type(error).__name__}: "
-                f"{str(error).splitlines()[0][:200]}). Convert or copy the checkpoint again."
-            ) from error
+    try:
+        described = describe_arrays(directory)
+        _check(directory, info.model, described)
+        params = unflatten(read_arrays(directory, described))
+    except DamagedArraysError as error:
+        raise InputError(
+            f"The weights in {directory} are damaged or cut short: {error}. Convert or copy the "
+            "checkpoint again."
+        ) from error
     return DeiT3(info.model, dtype=jnp.dtype(dtype)), params
 
 
@@ -186,29 +177,6 @@ def _import_command(source: Path) -> str:
     return f"regvit-convert import {shlex.quote(str(source))} {shlex.quote(str(target))}"
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested dictionaries under their "/"-joined names."""
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves |= flatten(value, f"{prefix}{name}/")
-        else:
-            leaves[prefix + name] = value
-    return leaves
-
-
-def unflatten(leaves: Mapping[str, Any]) -> Params:
-    """The nested dictionaries that `flatten` took apart."""
-    tree: Params = {}
-    for name, value in leaves.items():
-        *parents, last = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    return tree
-
-
 def parameter_shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
     """The "/"-joined name and shape of every parameter of a model."""
     import jax
@@ -243,55 +211,6 @@ def _check(
         raise InputError(
             f"The weights of {directory} do not fit its configuration:\n  " + "\n  ".join(problems)
         )
-
-
-def _checksums(folder: Path) -> dict[str, int]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): zlib.crc32(path.read_bytes()) for path in files}
-
-
-def _check_files(directory: Path) -> None:
-    """Raises an error that names the files of the weights that are not as they were written."""
-    path, folder = directory / CHECKSUMS_FILE, directory / PARAMS_FOLDER
-    if not path.exists():
-        return
-    written, found = json.loads(path.read_text()), _checksums(folder)
-    if damaged := sorted(name for name, crc in written.items() if found.get(name) != crc):
-        raise InputError(
-            f"The weights in {folder} are damaged or cut short: {len(damaged)} of {len(written)} "
-            f"files are not as they were written ({', '.join(damaged[:3])}, ...). Convert or copy "
-            "the checkpoint again."
-        )
-
-
-@contextlib.contextmanager
-def _writer() -> Iterator[Any]:
-    """Orbax's checkpointer in its thrifty form, which `StandardCheckpointer` reads as its own.
-
-    It writes each array to a file of its own and copies none before: 3 GB then need 0.4 GB of
-    memory more and 8 s, where Orbax's default needs 6 GB more and two minutes.
-    """
-    import jax
-    import orbax.checkpoint as ocp
-
-    handlers = ocp.type_handlers
-    registry = handlers.create_type_handler_registry(
-        (np.ndarray, handlers.NumpyHandler(deepcopy_host_arrays=False)),
-        (jax.Array, handlers.ArrayHandler()),
-    )
-    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=registry)
-    logger = logging.getLogger("absl")
-    logger.addFilter(_says_something)
-    try:
-        with ocp.Checkpointer(handler) as checkpointer:
-            yield checkpointer
-    finally:
-        logger.removeFilter(_says_something)
-
-
-def _says_something(record: logging.LogRecord) -> bool:
-    """False for Orbax's warning that files of its other form are not there to be merged."""
-    return "Skipping merge of OCDBT" not in str(record.msg)
 
 
 def _move(partial: Path, directory: Path) -> None:

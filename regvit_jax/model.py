@@ -18,12 +18,16 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
+from regvit_jax.activations import NON_LINEARITIES
 from regvit_jax.attention import attend, attention_weights
 from regvit_jax.chunks import chunk_size, map_chunks
 from regvit_jax.config import ViTConfig
 from regvit_jax.errors import InputError
 from regvit_jax.positions import resample_pos_embed
 from regvit_jax.tokens import TokenLayout, resolve_layers
+
+STACKED = "blocks"
+"""Where `stack_blocks` puts the parameters of all blocks."""
 
 Edit = Callable[[int, Float[Array, "b t d"]], Float[Array, "b t d"]]
 """Changes the stream after block i: `edit(i, tokens) -> tokens`."""
@@ -107,7 +111,7 @@ class Mlp(nn.Module):
         self.fc2 = Dense(self.config.embed_dim, self.dtype)
 
     def __call__(self, x: Float[Array, "b t d"]):
-        hidden = _NON_LINEARITIES[self.config.mlp](self.fc1(x))
+        hidden = NON_LINEARITIES[self.config.mlp](self.fc1(x))
         return self.fc2(hidden), hidden
 
 
@@ -253,13 +257,29 @@ class DeiT3(nn.Module):
         patches = self.patch_embed(images)
         x = embedded = self._embed(patches, layout)
         blocks: list[BlockTrace | None] = []
-        for layer, block in enumerate(self.blocks):
-            trace = block(x, None if drop_path is None else drop_path[:, layer])
-            blocks.append(trace if layer in kept else None)
-            x = trace.tokens if edit is None else edit(layer, trace.tokens)
+        if STACKED in self.variables["params"] and not kept and edit is None:
+            x = self._scan_blocks(x, drop_path)
+        else:
+            for layer, block in enumerate(self.blocks):
+                trace = block(x, None if drop_path is None else drop_path[:, layer])
+                blocks.append(trace if layer in kept else None)
+                x = trace.tokens if edit is None else edit(layer, trace.tokens)
         normed = self.norm(x)
         logits = self.head(normed[:, 0]) if self.config.num_classes else normed[:, 0]
         return ViTTrace(patches, embedded, tuple(blocks), normed, logits)
+
+    def _scan_blocks(self, x, drop_path):
+        """All blocks in a loop; its gradient keeps the products and computes the rest again."""
+        block = Block(self.config, self.dtype, parent=None)
+
+        def run(x, layer):
+            params, factors = layer
+            return block.apply({"params": params}, x, factors).tokens, None
+
+        keep_products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        run = jax.checkpoint(run, policy=keep_products, prevent_cse=False)
+        factors = None if drop_path is None else drop_path.swapaxes(0, 1)
+        return jax.lax.scan(run, x, (self.variables["params"][STACKED], factors))[0]
 
     def _embed(self, patches, layout: TokenLayout) -> Float[Array, "b t d"]:
         """CLS, registers and patches in one sequence; only patches have a position."""
@@ -296,6 +316,30 @@ def init_params(model: DeiT3, rng: Key[Array, ""]) -> dict[str, Any]:
     return start(jax.random.split(rng, 1 + config.depth))
 
 
+def stack_blocks(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters with those of all blocks stacked: a model that has them so loops over them.
+
+    One block is compiled instead of all, and the gradient takes half the memory: what training on
+    a CPU needs. `unstack_blocks` undoes it.
+    """
+    names = [name for name in params if name.startswith("blocks_")]
+    in_order = [params[name] for name in sorted(names, key=_block_index)]
+    rest = {name: leaf for name, leaf in params.items() if name not in names}
+    return rest | {STACKED: jax.tree.map(lambda *leaves: jnp.stack(leaves), *in_order)}
+
+
+def unstack_blocks(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters with those of each block by themselves, as checkpoints hold them."""
+    stacked = params[STACKED]
+    depth = len(jax.tree.leaves(stacked)[0])
+    blocks = {f"blocks_{i}": jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(depth)}
+    return {name: leaf for name, leaf in params.items() if name != STACKED} | blocks
+
+
+def _block_index(name: str) -> int:
+    return int(name.removeprefix("blocks_"))
+
+
 def patchify(images: Float[Array, "b h w c"], patch_size: int) -> Float[Array, "b n v"]:
     """The v = p p c pixel values of each patch, in the order of the patch tokens (row by row)."""
     return einops.rearrange(
@@ -329,24 +373,6 @@ def _per_channel(vector, ndim: int):
 
 def _keep(branch_out, drop_path, branch: int):
     return branch_out if drop_path is None else branch_out * drop_path[:, branch, None, None]
-
-
-def _gelu(x: Float[Array, "b t m"]) -> Float[Array, "b t m"]:
-    """Exact GELU. XLA's erf is twice as fast on a CPU as the erfc of `jax.nn.gelu`."""
-    return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
-
-
-def _gelu_tanh(x: Float[Array, "b t m"]) -> Float[Array, "b t m"]:
-    return nn.gelu(x, approximate=True)
-
-
-def _swiglu(x: Float[Array, "b t v"]) -> Float[Array, "b t m"]:
-    """The second half of the units, gated by the first.  Reference: arXiv:2002.05202."""
-    gates, units = jnp.split(x, 2, axis=-1)
-    return nn.silu(gates) * units
-
-
-_NON_LINEARITIES = {"gelu": _gelu, "gelu_tanh": _gelu_tanh, "swiglu": _swiglu}
 
 
 def _scale(branch_out, layer_scale):

@@ -141,7 +141,7 @@ def test_a_flipped_bit_of_the_weights_is_noticed(checkpoint):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"\(blocks_0\.norm1\.scale/0, \.\.\.\)"):
+    with pytest.raises(InputError, match=r"\(blocks_0\.norm1\.scale/0\)"):
         load(checkpoint)
 
 

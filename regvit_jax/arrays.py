@@ -1,0 +1,146 @@
+"""How does a tree of arrays reach the disk whole, and come back unharmed? Orbax is used here alone.
+
+A folder holds `params/`, an Orbax tree of host arrays (which opens on any number of devices), and
+`checksums.json`, the CRC-32 of every file in it: Orbax does not notice a flipped bit.
+"""
+
+import contextlib
+import json
+import logging
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ARRAYS_FOLDER, CHECKSUMS_FILE = "params", "checksums.json"
+
+Arrays = Mapping[str, np.ndarray]
+Described = dict[str, tuple[tuple[int, ...], str]]
+"""Shape and type of each array."""
+
+
+class DamagedArraysError(Exception):
+    """Files are missing, cut short or not as they were written."""
+
+
+def write_arrays(folder: Path, arrays: Arrays) -> None:
+    """Writes arrays under their "/"-joined names into an existing folder."""
+    with _writer() as checkpointer:
+        checkpointer.save(folder.resolve() / ARRAYS_FOLDER, unflatten(arrays))
+    checksums = json.dumps(_checksums(folder / ARRAYS_FOLDER), indent=2)
+    (folder / CHECKSUMS_FILE).write_text(checksums + "\n")
+
+
+def describe_arrays(folder: Path) -> Described:
+    """What the arrays in a folder are, without reading them.
+
+    Raises:
+      DamagedArraysError: If the folder's files are not as they were written.
+    """
+    import orbax.checkpoint as ocp
+
+    with _damage_is_named(), ocp.StandardCheckpointer() as checkpointer:
+        _check_files(folder)
+        metadata = checkpointer.metadata(folder.resolve() / ARRAYS_FOLDER)
+        found = flatten(dict(metadata.item_metadata.tree))
+        return {name: (tuple(x.shape), str(np.dtype(x.dtype))) for name, x in found.items()}
+
+
+def read_arrays(folder: Path, described: Described) -> dict[str, np.ndarray]:
+    """The arrays in a folder by name.
+
+    Args:
+      folder: That `write_arrays` wrote into.
+      described: As `describe_arrays` says.
+
+    Raises:
+      DamagedArraysError: If they cannot be read.
+    """
+    import orbax.checkpoint as ocp
+
+    template = {name: np.zeros(shape, kind) for name, (shape, kind) in described.items()}
+    with _damage_is_named(), ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(folder.resolve() / ARRAYS_FOLDER, unflatten(template))
+        return flatten(tree)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested dictionaries under their "/"-joined names."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= flatten(value, f"{prefix}{name}/")
+        else:
+            leaves[prefix + name] = value
+    return leaves
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested dictionaries that `flatten` took apart."""
+    tree: dict[str, Any] = {}
+    for name, value in leaves.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): zlib.crc32(path.read_bytes()) for path in files}
+
+
+def _check_files(folder: Path) -> None:
+    """Raises an error that names the files that are not as they were written."""
+    path = folder / CHECKSUMS_FILE
+    if not path.exists():
+        return
+    written, found = json.loads(path.read_text()), _checksums(folder / ARRAYS_FOLDER)
+    if damaged := sorted(name for name, crc in written.items() if found.get(name) != crc):
+        raise DamagedArraysError(
+            f"{len(damaged)} of {len(written)} files are not as they were written "
+            f"({', '.join(damaged[:3])}{', ...' if len(damaged) > 3 else ''})"
+        )
+
+
+@contextlib.contextmanager
+def _damage_is_named() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        words = str(error).splitlines()[0][:200] if str(error) else ""
+        raise DamagedArraysError(f"{type(error).__name__}: {words}") from error
+
+
+@contextlib.contextmanager
+def _writer() -> Iterator[Any]:
+    """Orbax's checkpointer in its thrifty form, which `StandardCheckpointer` reads as its own.
+
+    It writes each array to a file of its own and copies none before: 3 GB then need 0.4 GB of
+    memory more and 8 s, where Orbax's default needs 6 GB more and two minutes.
+    """
+    import jax
+    import orbax.checkpoint as ocp
+
+    handlers = ocp.type_handlers
+    registry = handlers.create_type_handler_registry(
+        (np.ndarray, handlers.NumpyHandler(deepcopy_host_arrays=False)),
+        (jax.Array, handlers.ArrayHandler()),
+    )
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=registry)
+    logger = logging.getLogger("absl")
+    logger.addFilter(_says_something)
+    try:
+        with ocp.Checkpointer(handler) as checkpointer:
+            yield checkpointer
+    finally:
+        logger.removeFilter(_says_something)
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    """False for Orbax's warning that files of its other form are not there to be merged."""
+    return "Skipping merge of OCDBT" not in str(record.msg)
