@@ -23,7 +23,8 @@ class ImageOptions:
     checkpoint: tuple[Path, ...]
     """Checkpoint directories or training runs; all are analysed on the same images."""
     data: str
-    """A folder of images, or of class folders; or "digits", the embedded data set."""
+    """A folder of images or of class folders, a VOC root, a data set of TensorFlow Datasets that is
+    prepared (cifar10, voc/2007, name@folder, or its folder), or "digits", the embedded one."""
     out: Path
     """Folder for results.json, tables and figures; appears only when everything is done."""
     split: str = "val"

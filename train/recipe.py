@@ -12,7 +12,8 @@ class DataConfig:
     """What the model is trained and evaluated on."""
 
     data: str = "digits"
-    """"digits" (embedded), or a folder with train/ and val/ and one folder a class in each."""
+    """"digits" (embedded), a folder with train/ and val/ and one folder a class in each, or a data
+    set of TensorFlow Datasets that is prepared: imagenet2012, name@folder, or its folder."""
     batch_size: int = 256
     """Images of one step on all devices together."""
     crop: Literal["evaluation", "random_resized", "simple"] = "evaluation"
