@@ -26,7 +26,8 @@ def resolve_split(split: str, known: Sequence[str], where: str) -> str:
       InputError: If there is no such split.
     """
     parts = (part.strip().partition("[") for part in split.split("+"))
-    return "+".join(_own_name(name, known, where) + bracket + rest for name, bracket, rest in parts)
+    own = (_own_name(name, known, where) + bracket + rest for name, bracket, rest in parts)
+    return "+".join(dict.fromkeys(own))  # train+val of an undivided data set is all of it, once
 
 
 def _own_name(name: str, known: Sequence[str], where: str) -> str:

@@ -30,9 +30,11 @@ from regvit_jax.prepared import prepared_in
 from regvit_jax.records import library
 from regvit_jax.splits import UNDIVIDED
 from regvit_jax.threads import run_ahead
+from regvit_jax.voc import LISTS, voc_year
 
 IMAGES_PER_SHARD = 4096
 IMAGES_AHEAD = 64
+VOC_SPLITS = ("train", "val", "test")
 BOX_FLAGS = ("is_truncated", "is_difficult")
 
 # One record a group is read alone; pictures are compressed already.
@@ -122,7 +124,7 @@ def _open_splits(folder: Path) -> dict[str, EncodedSource]:
         raise InputError(f"There is no folder {folder}. Expected images, or one folder a class.")
     if prepared_in(folder):
         raise InputError(f"{folder} holds a data set that is packed already.")
-    splits = split_folders(folder)
+    splits = _voc_splits(folder) or split_folders(folder)
     opened = {split: open_source(str(folder), split) for split in splits or ("val",)}
     sources = {}
     for split, source in opened.items():
@@ -133,6 +135,13 @@ def _open_splits(folder: Path) -> dict[str, EncodedSource]:
     for other in others:
         check_same_classes(first, other)
     return sources
+
+
+def _voc_splits(folder: Path) -> tuple[str, ...]:
+    """The lists that divide a VOC root; none where it has trainval alone, or is no such root."""
+    year = voc_year(folder)
+    lists = [name for name in VOC_SPLITS if year and (year / LISTS / f"{name}.txt").is_file()]
+    return tuple(lists) if "train" in lists else ()
 
 
 def _name_of(folder: Path) -> str:

@@ -89,6 +89,7 @@ def test_a_folder_without_splits_stands_for_each(folders, tmp_path):
     packed = pack(PackOptions(folders / "val", tmp_path / "out", name="nine"))
     assert packed == ("nine", {"whole": 9}, [])
     assert len(open_source(str(tmp_path / "out"), "train")) == 9
+    assert len(open_source(str(tmp_path / "out"), "train+val")) == 9
     assert len(open_source(str(tmp_path / "out"), "val[:3]")) == 3
 
 
@@ -110,6 +111,19 @@ def test_boxes_and_flags_of_a_voc_root_come_back(tmp_path):
     np.testing.assert_array_equal(sample.is_difficult, [False, True])
     assert source[1 - with_objects].boxes.shape == (0, 4)
     assert source.class_names == ()
+
+
+def test_the_lists_of_a_voc_root_become_splits(tmp_path):
+    root = tmp_path / "VOC2007"
+    (root / "ImageSets/Main").mkdir(parents=True)
+    lists = {"train": ["1", "2"], "val": ["3"], "trainval": ["1", "2", "3"], "dog_train": ["1"]}
+    for name, stems in lists.items():
+        (root / "ImageSets/Main" / f"{name}.txt").write_text("\n".join(stems))
+    for stem in lists["trainval"]:
+        write_image(root / "JPEGImages" / f"{stem}.jpg", int(stem))
+    packed = pack(PackOptions(root, tmp_path / "out"))
+    assert packed.num_images == {"train": 2, "val": 1}
+    assert len(open_source(str(tmp_path / "out"), "train+val")) == 3
 
 
 def test_an_unreadable_image_is_named_and_nothing_is_left_behind(folders, tmp_path):
