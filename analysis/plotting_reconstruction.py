@@ -1,10 +1,9 @@
 """How are reconstructions drawn? Pictures from tokens, and errors by group."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -22,6 +21,7 @@ from analysis.plotting import (
     styled,
 )
 from analysis.plotting_similarity import DEFINITION_LABELS
+from analysis.reconstruction_pictures import ShownReconstruction
 
 PROBE_LABELS = {"linear": "linear probe", "mlp": "MLP probe"}
 _MARKERS = (
@@ -29,21 +29,6 @@ _MARKERS = (
     ("matched", "normal patches, matched for variance", SKY, "D", 0.0),
     ("outlier", "outliers", VERMILION, "s", 0.22),
 )
-
-
-class Shown(Protocol):
-    """One image and what the probes make of it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def pixels(self) -> UInt8[np.ndarray, "h w 3"]: ...
-    @property
-    def rebuilt(self) -> Mapping[str, Float[np.ndarray, "h w 3"]]: ...
-    @property
-    def errors(self) -> Mapping[str, Float[np.ndarray, "gh gw"]]: ...
-    @property
-    def norms(self) -> Float[np.ndarray, "gh gw"]: ...
 
 
 class GroupsPanel(NamedTuple):
@@ -57,7 +42,7 @@ class GroupsPanel(NamedTuple):
     """By definition, of "/"-joined names."""
 
 
-def pictures_figure(shown: Sequence[Shown], threshold: float, title: str) -> Figure:
+def pictures_figure(shown: Sequence[ShownReconstruction], threshold: float, title: str) -> Figure:
     """Images, what each probe rebuilds from the tokens, and where it errs; outliers are framed."""
     probes = list(shown[0].rebuilt)
     columns = 1 + 2 * len(probes)
@@ -84,7 +69,9 @@ def pictures_figure(shown: Sequence[Shown], threshold: float, title: str) -> Fig
     return figure
 
 
-def _draw_pictures(row, image: Shown, threshold: float, limits: tuple[float, float]) -> None:
+def _draw_pictures(
+    row, image: ShownReconstruction, threshold: float, limits: tuple[float, float]
+) -> None:
     cells = [(int(r), int(c)) for r, c in np.argwhere(image.norms > threshold)]
     show_image(row[0], image.pixels)
     row_label(row[0], image.name)
