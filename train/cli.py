@@ -1,6 +1,7 @@
 """The commands of `regvit-train`."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -10,9 +11,9 @@ from typing import Annotated, Any
 import tyro
 
 from regvit_jax import console
-from regvit_jax.errors import InputError
 from train.cores import claim_cores
-from train.presets import PRESETS
+from train.hosts_config import HostsConfig
+from train.presets import preset as preset_named
 from train.recipe import Recipe
 
 DEFAULT_PRESET = "demo"
@@ -25,7 +26,7 @@ def main() -> None:
 
 def _main() -> None:
     tyro.extras.subcommand_cli_from_dict(
-        {"run": _run_command(_preset(sys.argv[1:])), "eval": _eval, "pack": _pack},
+        {"run": _run_command(_default_recipe(sys.argv[1:])), "eval": _eval, "pack": _pack},
         prog="regvit-train",
         description="Train and evaluate vision transformers with registers.\n\n"
         "Example: regvit-train run --num-registers 4 --data digits --out runs/reg4",
@@ -36,21 +37,37 @@ def _main() -> None:
 def _run_command(default: Recipe) -> Callable[..., None]:
     """The command `run`, whose options have a recipe's values as defaults."""
 
-    def run(out: Path, recipe: Recipe = default, preset: str = DEFAULT_PRESET) -> None:
+    def run(
+        out: Path,
+        recipe: Recipe = default,
+        hosts: HostsConfig = HostsConfig(),  # noqa: B008
+        preset: str = DEFAULT_PRESET,
+        variant: str | None = None,
+        allow_changes: bool = False,
+    ) -> None:
         """Train a vision transformer with registers; the same command again continues the run.
 
         Args:
           out: Directory of the run.
           recipe: What to train, on what, and how.
-          preset: Recipe that the other options override: demo or photographs. The defaults below
-            are its values.
+          hosts: Which processes take part.
+          preset: Recipe that the other options override: demo, imagenette, official-800,
+            official-400, study or finetune. The defaults below are its values.
+          variant: Size of the preset's model: tiny, small, medium, base, large or huge.
+          allow_changes: Continue a run with another configuration than it was started with.
         """
-        claim_cores(recipe.data.batch_size)
+        claim_cores(recipe.data.batch_size, recipe.model, unit=2 if recipe.data.is_mixed else 1)
         from regvit_jax.compilation import cache_compilations
+        from train.hosts import is_first, join
         from train.loop import train
 
+        join(hosts)
         cache_compilations()
-        outcome = train(recipe, out)
+        outcome = train(recipe, out, allow_changes)
+        if not is_first():
+            return
+        if outcome.unreadable:
+            sys.stderr.write(f"{outcome.unreadable} unreadable images were replaced by others.\n")
         if outcome.signal is not None:
             sys.stderr.write(
                 f"\nStopped after step {outcome.step} of {outcome.total_steps}; the same command "
@@ -121,14 +138,26 @@ def _pack(
     sys.stdout.write(f"{out} holds {packed.name}: {counts}{left_out}.\n")
 
 
-def _preset(arguments: Sequence[str]) -> Recipe:
-    """The recipe that `--preset` names; its values are the other options' defaults."""
+def _default_recipe(arguments: Sequence[str]) -> Recipe:
+    """The recipe whose values are the other options' defaults.
+
+    It is the one that `--preset` and `--variant` name; with `--init`, its model is the
+    checkpoint's, drop-path aside.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", default=DEFAULT_PRESET)
-    name = parser.parse_known_args(arguments)[0].preset
-    if name not in PRESETS:
-        raise InputError(f"There is no preset {name!r}. Choose one of {', '.join(PRESETS)}.")
-    return PRESETS[name]
+    parser.add_argument("--variant")
+    parser.add_argument("--init", default="")
+    given = parser.parse_known_args(arguments)[0]
+    recipe = preset_named(given.preset, given.variant)
+    if not given.init:
+        return recipe
+    from regvit_jax.checkpoint import read_info
+
+    model = dataclasses.replace(
+        read_info(given.init).model, drop_path_rate=recipe.model.drop_path_rate
+    )
+    return dataclasses.replace(recipe, model=model, init=given.init)
 
 
 def _sentence(result: Any) -> str:

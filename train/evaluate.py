@@ -13,6 +13,7 @@ from regvit_jax.data import Batches, Source, open_source
 from regvit_jax.errors import InputError
 from regvit_jax.model import DeiT3
 from regvit_jax.preprocess import Preprocess
+from train.hosts import total
 from train.step import TrainBatch, make_rank_step
 
 Z_95 = 1.959963984540054
@@ -55,16 +56,21 @@ def wilson(hits: int, n: int) -> Share:
 
 
 def evaluate(model: DeiT3, params: Params, source: Source, preprocess: Preprocess) -> Accuracy:
-    """Accuracy over all images of a source, none left out and none counted twice."""
+    """Accuracy over all images of a source, none left out and none counted twice.
+
+    Of several processes, each takes its share of the images.
+    """
     ranks_of = make_rank_step(model, preprocess)
     devices = jax.local_device_count()
     batch_size = -(-IMAGES_AT_ONCE // devices) * devices
-    ranks = []
-    for batch in Batches(source, preprocess, batch_size):
+    mine = np.arange(jax.process_index(), len(source), jax.process_count())
+    counts = np.zeros(3, np.int64)
+    for batch in Batches(source, preprocess, batch_size, mine):
         found = ranks_of(params, TrainBatch(batch.pixels, batch.labels.astype(np.int32)))
-        ranks.append(np.asarray(found)[batch.is_real])
-    all_ranks = np.concatenate(ranks)
-    return Accuracy(*(wilson(int((all_ranks < k).sum()), len(all_ranks)) for k in (1, 5)))
+        ranks = np.asarray(found)[batch.is_real]
+        counts += [(ranks < 1).sum(), (ranks < 5).sum(), len(ranks)]
+    top1, top5, n = (int(count) for count in total(counts))
+    return Accuracy(wilson(top1, n), wilson(top5, n))
 
 
 def evaluate_checkpoint(directory: Path, data: str, split: str) -> dict[str, Any]:

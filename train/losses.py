@@ -6,8 +6,6 @@ import jax
 import optax
 from jaxtyping import Array, Float, Int
 
-from train.recipe import Recipe
-
 Loss = Callable[[Float[Array, "b c"], Float[Array, "b c"]], Float[Array, " b"]]
 
 
@@ -21,9 +19,12 @@ def binary_cross_entropy(
 ) -> Float[Array, " b"]:
     """One yes-or-no question a class, averaged over the classes, in nats.
 
+    Every class with a share in a mixed image counts in full: the shares themselves do not matter.
+
     Reference: arXiv:2204.07118; `engine.py` of facebookresearch/deit.
     """
-    return optax.sigmoid_binary_cross_entropy(logits, targets).mean(axis=-1)
+    is_there = (targets > 0).astype(logits.dtype)
+    return optax.sigmoid_binary_cross_entropy(logits, is_there).mean(axis=-1)
 
 
 def cross_entropy(logits: Float[Array, "b c"], targets: Float[Array, "b c"]) -> Float[Array, " b"]:
@@ -32,13 +33,3 @@ def cross_entropy(logits: Float[Array, "b c"], targets: Float[Array, "b c"]) -> 
 
 
 LOSSES: dict[str, Loss] = {"bce": binary_cross_entropy, "cross_entropy": cross_entropy}
-
-
-def loss_of(
-    recipe: Recipe,
-) -> Callable[[Float[Array, "b c"], Int[Array, " b"]], Float[Array, " b"]]:
-    """The recipe's loss of logits against labels."""
-    loss, num_classes = LOSSES[recipe.loss], recipe.model.num_classes
-    return lambda logits, labels: loss(
-        logits, targets_of(labels, num_classes, recipe.label_smoothing)
-    )

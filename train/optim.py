@@ -9,7 +9,7 @@ import optax
 import optax.contrib
 
 from regvit_jax.checkpoint import Params
-from train.recipe import OptimConfig
+from train.recipe import OptimConfig, Trainable
 
 # How much further Muon moves a matrix than Adam a vector: its steps have singular values of 1.
 MUON_RATIO = 10.0
@@ -40,8 +40,9 @@ def make_schedule(optim: OptimConfig, epochs: float, steps_per_epoch: int) -> op
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step)
-        if optim.rate_changes == "epoch":
-            return rate_at(optim, epochs, step // steps_per_epoch)
+        if optim.rate_changes != "step":
+            lag = 1 if optim.rate_changes == "late_epoch" else 0
+            return rate_at(optim, epochs, jnp.maximum(step // steps_per_epoch - lag, 0))
         return rate_at(optim, epochs, step / steps_per_epoch)
 
     return schedule
@@ -62,15 +63,40 @@ def is_decayed(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(decide, params)
 
 
-def make_optimizer(optim: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clipping, Adam's direction, decay, with LAMB the ratio of norms, and the learning rate."""
+def is_trained(path: tuple[Any, ...], trainable: Trainable) -> bool:
+    """Whether the parameter at a path of the tree learns."""
+    name = path[0].key
+    in_part = {"reg_tokens": "registers", "head": "head"}.get(name)
+    return trainable == "all" or (in_part is not None and in_part in trainable.split("_and_"))
+
+
+def make_optimizer(
+    optim: OptimConfig, schedule: optax.Schedule, trainable: Trainable = "all"
+) -> optax.GradientTransformation:
+    """Clipping, Adam's direction, decay, with LAMB the ratio of norms, and the learning rate.
+
+    What is not trained gets no update, decay included.
+    """
+    parts = [optax.clip_by_global_norm(optim.clip_norm), _direction(optim, schedule)]
+    if trainable != "all":
+        parts.append(optax.stateless(lambda updates, _: _only(updates, trainable)))
+    return optax.chain(*parts)
+
+
+def _only(updates: Params, trainable: Trainable) -> Params:
+    def keep(path: tuple[Any, ...], leaf: Any) -> Any:
+        return leaf if is_trained(path, trainable) else jnp.zeros_like(leaf)
+
+    return jax.tree_util.tree_map_with_path(keep, updates)
+
+
+def _direction(optim: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     if optim.optimizer == "muon":
-        return optax.chain(optax.clip_by_global_norm(optim.clip_norm), _muon(optim, schedule))
+        return _muon(optim, schedule)
     decayed_only = [optax.add_decayed_weights(optim.weight_decay)]
     if optim.optimizer == "lamb":
         decayed_only.append(optax.scale_by_trust_ratio())
     return optax.chain(
-        optax.clip_by_global_norm(optim.clip_norm),
         optax.scale_by_adam(b1=optim.beta1, b2=optim.beta2, eps=optim.epsilon),
         optax.masked(optax.chain(*decayed_only), is_decayed),
         optax.scale_by_learning_rate(schedule),

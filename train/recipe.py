@@ -6,6 +6,8 @@ from typing import Any, Literal
 from regvit_jax.config import ViTConfig
 from regvit_jax.errors import InputError
 
+Trainable = Literal["all", "registers", "head", "registers_and_head"]
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -100,8 +102,9 @@ class OptimConfig:
     """Rate at the end."""
     warmup_epochs: float = 5.0
     """Rises in a straight line for so long; the cosine's clock runs from the start."""
-    rate_changes: Literal["step", "epoch"] = "epoch"
-    """"epoch": constant within an epoch, as DeiT; "step": moves in every step."""
+    rate_changes: Literal["step", "epoch", "late_epoch"] = "epoch"
+    """"epoch": constant within an epoch; "late_epoch": the same an epoch late, as DeiT's loop ran
+    (the first two epochs at the start's rate); "step": moves in every step."""
     weight_decay: float = 0.05
     """Pulls the matrix-like tensors to 0."""
     beta1: float = 0.9
@@ -112,11 +115,16 @@ class OptimConfig:
     """Added to the root of the mean squared gradient."""
     clip_norm: float = 1.0
     """Longer gradients, over all tensors, are shortened to this."""
+    ema_decay: float = 0.0
+    """Keep a moving average of the parameters, of which each step leaves this part (DeiT: 0.99996),
+    and evaluate it too; 0 keeps none."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "clip_norm", "epsilon"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be above 0, got {getattr(self, name)}.")
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise InputError(f"ema_decay must be in [0, 1), got {self.ema_decay}.")
         if self.warmup_epochs < 0 or self.weight_decay < 0:
             raise InputError("warmup_epochs and weight_decay must not be negative.")
 
@@ -134,6 +142,15 @@ class Recipe:
     """One yes-or-no question a class (DeiT-III), or one question among all classes."""
     label_smoothing: float = 0.0
     """Part of the target spread over all classes; only for cross-entropy."""
+    init: str = ""
+    """Checkpoint whose weights the run starts from; its model then is this run's, but for the
+    options given. Added registers, a head for other classes and positions of another image size
+    start as they do in a new model, or resampled."""
+    trainable: Trainable = "all"
+    """What learns; the rest stays as it is."""
+    accumulation_steps: int = 1
+    """Parts of a batch that are computed one after the other, for an accelerator with too little
+    memory; the result is the same."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products' inputs; all else is float32."""
     seed: int = 0
@@ -144,6 +161,11 @@ class Recipe:
     """Steps between the states that an interrupted run continues from."""
     eval_steps: int = 5000
     """Steps between evaluations, which also write `model/`; the last step always has one."""
+    kept_states: int = 2
+    """Newest states to keep."""
+    keep_every_epochs: int = 0
+    """Epochs between weights that are kept for good, in `epochs/`: with 20, those after epochs 0,
+    19, 39 and so on, counted from 0, as the study did; 0 keeps none."""
 
     def __post_init__(self) -> None:
         if self.epochs <= 0:
@@ -155,7 +177,15 @@ class Recipe:
                 "Label smoothing does not go with bce, whose targets are 0 or 1. Use --loss "
                 "cross_entropy, or --label-smoothing 0."
             )
-        for name in ("log_steps", "save_steps", "eval_steps"):
+        if self.keep_every_epochs < 0:
+            raise InputError(f"keep_every_epochs must be 0 or more, got {self.keep_every_epochs}.")
+        if self.data.batch_size % max(1, self.accumulation_steps):
+            raise InputError(
+                f"A batch of {self.data.batch_size} images cannot be divided into "
+                f"{self.accumulation_steps} equal parts (accumulation_steps)."
+            )
+        counts = ("log_steps", "save_steps", "eval_steps", "accumulation_steps", "kept_states")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
@@ -175,6 +205,11 @@ class Recipe:
     def total_steps(self, num_images: int) -> int:
         """Steps of the whole run."""
         return max(1, round(self.epochs * self.steps_per_epoch(num_images)))
+
+    def keeps_epoch(self, epoch: int) -> bool:
+        """Whether the weights after an epoch, counted from 0, are kept for good."""
+        every = self.keep_every_epochs
+        return every > 0 and (epoch == 0 or (epoch + 1) % every == 0)
 
     def to_json(self) -> dict[str, Any]:
         """What `recipe.json` holds."""

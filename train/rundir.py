@@ -2,16 +2,20 @@
 
 recipe.json     the configuration, every default written out
 metrics.jsonl   loss, rate and speed, one line every few steps, and each evaluation
+tensorboard/    the same numbers for TensorBoard
 steps/<n>/      states from which an interrupted run continues
 model/          the newest evaluated weights: a checkpoint directory for every command
+ema/            their moving average, if the recipe asks for one
+best/           the weights of the best evaluation
+epochs/<n>/     weights after epoch n, counted from 0, if the recipe keeps some
 result.json     the last evaluation; it exists once the run is finished
 """
 
-import dataclasses
+import fcntl
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from regvit_jax import checkpoint
 from regvit_jax.errors import InputError
@@ -19,43 +23,103 @@ from train.recipe import Recipe, differences
 from train.state import StateStore
 
 RECIPE, METRICS, STEPS, RESULT = "recipe.json", "metrics.jsonl", "steps", "result.json"
+BEST, EMA, EPOCHS, EVENTS, LOCK = "best", "ema", "epochs", "tensorboard", ".lock"
 
 
-@dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """The directory of one run."""
+    """The directory of one run; of several processes, only the first one writes.
 
-    path: Path
+    Args:
+      path: Of the directory.
+      is_writer: Whether this process writes.
+    """
+
+    def __init__(self, path: Path, is_writer: bool = True) -> None:
+        self.path, self.is_writer = path, is_writer
+        self.states = StateStore(path / STEPS)
+        self._lock: TextIO | None = None
+        self._events: Any = None
 
     @classmethod
-    def claim(cls, path: Path, recipe: Recipe) -> "RunDirectory":
+    def claim(
+        cls, path: Path, recipe: Recipe, is_writer: bool = True, allow_changes: bool = False
+    ) -> "RunDirectory":
         """The directory of a recipe's run: a new one, or that of the same recipe.
 
+        Args:
+          path: Of the directory.
+          recipe: The run's.
+          is_writer: Whether this process writes.
+          allow_changes: Go on with another recipe than the run was started with.
+
         Raises:
-          InputError: If it belongs to another recipe, or holds something else.
+          InputError: If it belongs to another recipe, holds something else, or another process is
+            training in it.
         """
-        run = cls(path)
+        run = cls(path, is_writer)
+        if not is_writer:
+            return run
         if (path / RECIPE).is_file():
+            run.lock()
             if changes := differences(run.recipe(), recipe):
-                raise InputError(
-                    f"{path} is the run of another configuration:\n  "
-                    + "\n  ".join(changes)
-                    + "\nChoose another --out, or the same configuration to continue."
-                )
+                if not allow_changes:
+                    raise InputError(
+                        f"{path} is the run of another configuration:\n  "
+                        + "\n  ".join(changes)
+                        + "\nChoose another --out, the same configuration to continue, or "
+                        "--allow-changes to continue with this one."
+                    )
+                run.log({"step": run.last_step(), "changed": changes})
+                (path / RESULT).unlink(missing_ok=True)
+                write_json(path / RECIPE, recipe.to_json())
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path} exists and is no training run. Choose another --out.")
         else:
             path.mkdir(parents=True, exist_ok=True)
+            run.lock()
             write_json(path / RECIPE, recipe.to_json())
+        run.states.kept = recipe.kept_states
         return run
 
-    @property
-    def states(self) -> StateStore:
-        return StateStore(self.path / STEPS)
+    def lock(self) -> None:
+        """Keeps other processes out until this one ends, however it ends.
+
+        Raises:
+          InputError: If another process is in.
+        """
+        self._lock = (self.path / LOCK).open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"Another process is training in {self.path}. Wait for it, or choose another --out."
+            ) from None
+
+    def close(self) -> None:
+        """Waits for what is being written, and lets other processes in."""
+        try:
+            self.states.wait()
+        finally:
+            if self._events is not None:
+                self._events.close()
+            if self._lock is not None:
+                self._lock.close()
+
+    def last_step(self) -> int:
+        """The newest saved step, 0 if there is none."""
+        return max(self.states.steps(), default=0)
 
     @property
     def model_path(self) -> Path:
         return self.path / checkpoint.MODEL_FOLDER
+
+    @property
+    def best_path(self) -> Path:
+        return self.path / BEST
+
+    def epoch_path(self, epoch: int) -> Path:
+        """Where the weights after an epoch are kept for good."""
+        return self.path / EPOCHS / str(epoch)
 
     def recipe(self) -> Recipe:
         """The configuration that the run was started with.
@@ -75,17 +139,29 @@ class RunDirectory:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Marks the run as finished."""
-        write_json(self.path / RESULT, result)
+        if self.is_writer:
+            write_json(self.path / RESULT, result)
 
     def log(self, line: dict[str, Any]) -> None:
-        """Adds a line to the metrics."""
+        """Adds a line to the metrics, and its numbers to TensorBoard's."""
+        if not self.is_writer:
+            return
         with (self.path / METRICS).open("a") as file:
             file.write(json.dumps(line) + "\n")
+        if self._events is None:
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(str(self.path / EVENTS), purge_step=line["step"])
+        for name, value in line.items():
+            if isinstance(value, int | float) and name != "step":
+                self._events.add_scalar(name, value, line["step"])
+            elif isinstance(value, dict) and "share" in value:
+                self._events.add_scalar(name, value["share"], line["step"])
 
     def forget_after(self, step: int) -> None:
         """Drops metrics of steps that are about to be taken again, and a line cut short."""
         path = self.path / METRICS
-        if not path.is_file():
+        if not self.is_writer or not path.is_file():
             return
         kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
         _replace(path, "".join(line + "\n" for line in kept))

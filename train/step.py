@@ -19,11 +19,13 @@ from regvit_jax.checkpoint import Params
 from regvit_jax.chunks import chunk_size
 from regvit_jax.drop_path import draw_drop_path
 from regvit_jax.errors import InputError
-from regvit_jax.model import DeiT3, init_params
+from regvit_jax.model import DeiT3, stack_blocks, unstack_blocks
 from regvit_jax.preprocess import Preprocess
-from train.augment import random_flip
-from train.losses import loss_of
-from train.recipe import Recipe
+from train.augment import augment
+from train.losses import LOSSES, targets_of
+from train.mixing import Mix, draw_mixes, mix_images, mix_targets
+from train.optim import is_trained
+from train.recipe import DataConfig, Recipe, Trainable
 from train.state import TrainState
 
 AXIS = "data"
@@ -49,16 +51,29 @@ class StepMetrics(NamedTuple):
 TrainStep = Callable[[TrainState, TrainBatch], tuple[TrainState, StepMetrics]]
 
 
-def check_devices(batch_size: int) -> None:
-    """Raises unless the devices can share a batch equally.
+class Draws(NamedTuple):
+    """What chance decides for the images of a batch."""
+
+    rngs: Key[Array, " b"]
+    """Of each image, for all that happens to it alone."""
+    mix: Mix | None
+    """How each is mixed with its neighbour, if images are mixed."""
+
+
+def check_devices(data: DataConfig) -> None:
+    """Raises unless the devices can share a batch equally, and no pair of mixed images is torn.
 
     Raises:
       InputError: If they cannot.
     """
-    if batch_size % (count := jax.device_count()):
+    count = jax.device_count()
+    unit = 2 * count if data.is_mixed else count
+    if data.batch_size % unit:
+        pairs = " in pairs" if data.is_mixed else ""
         raise InputError(
-            f"A batch of {batch_size} images cannot be shared equally by {count} devices. Choose a "
-            f"--batch-size that {count} divides, for example {-(-batch_size // count) * count}."
+            f"A batch of {data.batch_size} images cannot be shared equally{pairs} by {count} "
+            f"devices. Choose a --batch-size that {unit} divides, for example "
+            f"{-(-data.batch_size // unit) * unit}."
         )
 
 
@@ -67,75 +82,118 @@ def make_train_step(
 ) -> TrainStep:
     """Returns `step(state, batch) -> (state, metrics)`; the state that goes in is used up."""
     batch_loss = make_batch_loss(model, recipe, preprocess)
+    loops = jax.default_backend() == "cpu"  # half the memory; an accelerator wants the whole graph
+    decay = recipe.optim.ema_decay
 
     def step(state: TrainState, batch: TrainBatch, rng: Key[Array, ""]):
         size = batch.labels.shape[0]
-        first = jax.lax.axis_index(AXIS) * size
-        rngs = image_keys(rng, state.step, first + jnp.arange(size))
-        loss, grads = jax.lax.pmean(mean_gradient(batch_loss, state.params, batch, rngs), AXIS)
+        indices = jax.lax.axis_index(AXIS) * size + jnp.arange(size)
+        draws = draw(jax.random.fold_in(rng, state.step), indices, recipe)
+        params = stack_blocks(state.params) if loops else state.params
+        parts = recipe.accumulation_steps
+        found = mean_gradient(batch_loss, params, batch, draws, parts)
+        loss, grads = jax.lax.pmean(found, AXIS)
+        grads = unstack_blocks(grads) if loops else grads
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        ema = None if state.ema is None else optax.incremental_update(params, state.ema, 1 - decay)
         metrics = StepMetrics(loss, optax.tree.norm(grads))
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     mapped = jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0)
     rng = jax.random.key(recipe.seed)
     return lambda state, batch: mapped(state, shard(batch), rng)
 
 
-def image_keys(
-    rng: Key[Array, ""], step: Int[Array, ""], indices: Int[Array, " b"]
-) -> Key[Array, " b"]:
-    """A key for each image: of the step and of its index in the global batch."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(rng, step), indices)
+def draw(rng: Key[Array, ""], indices: Int[Array, " b"], recipe: Recipe) -> Draws:
+    """What chance decides for some images of a batch.
+
+    Args:
+      rng: Of the step.
+      indices: Of the images in the global batch; on them alone depends what is drawn.
+      recipe: Says whether images are mixed, and in which groups.
+    """
+    rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, indices)
+    if not recipe.data.is_mixed:
+        return Draws(rngs, None)
+    groups = indices // recipe.data.group_size
+    return Draws(rngs, draw_mixes(rng, groups, recipe.model.image_size, recipe.data))
 
 
-BatchLoss = Callable[[Params, TrainBatch, Array], Array]
+BatchLoss = Callable[[Params, TrainBatch, Draws], Array]
 
 
 def make_batch_loss(model: DeiT3, recipe: Recipe, preprocess: Preprocess) -> BatchLoss:
-    """Returns `batch_loss(params, batch, rngs)`, the losses of the images added up."""
-    loss, config = loss_of(recipe), model.config
+    """Returns `batch_loss(params, batch, draws)`, the losses of the images added up."""
+    loss, config = LOSSES[recipe.loss], model.config
 
-    def batch_loss(params: Params, batch: TrainBatch, rngs: Key[Array, " b"]) -> Float[Array, ""]:
-        for_flip, for_drop_path = jax.vmap(jax.random.split, out_axes=1)(rngs)
-        pixels = jnp.asarray(batch.pixels)
-        pixels = random_flip(for_flip, pixels) if recipe.data.flip else pixels
+    def batch_loss(params: Params, batch: TrainBatch, draws: Draws) -> Float[Array, ""]:
+        for_augment, for_drop_path = jax.vmap(jax.random.split, out_axes=1)(draws.rngs)
+        pixels = augment(for_augment, jnp.asarray(batch.pixels), recipe.data)
+        images = preprocess.normalise(pixels)
+        targets = targets_of(jnp.asarray(batch.labels), config.num_classes, recipe.label_smoothing)
+        if draws.mix is not None:
+            images = mix_images(images, draws.mix)
+            targets = mix_targets(targets, draws.mix)
         drop_path = draw_drop_path(for_drop_path, config.drop_path_rate, config.depth)
-        logits: Any = model.apply({"params": params}, preprocess.normalise(pixels), drop_path)
-        return loss(logits, jnp.asarray(batch.labels)).sum()
+        logits: Any = model.apply({"params": freeze(params, recipe.trainable)}, images, drop_path)
+        return loss(logits, targets).sum()
 
     return batch_loss
 
 
+def freeze(params: Params, trainable: Trainable) -> Params:
+    """The parameters, of which those that do not learn have no gradient."""
+    if trainable == "all":
+        return params
+
+    def stop(path: tuple[Any, ...], leaf: Any) -> Any:
+        return leaf if is_trained(path, trainable) else jax.lax.stop_gradient(leaf)
+
+    return jax.tree_util.tree_map_with_path(stop, params)
+
+
 def mean_gradient(
-    batch_loss: BatchLoss, params: Params, batch: TrainBatch, rngs: Key[Array, " b"]
+    batch_loss: BatchLoss, params: Params, batch: TrainBatch, draws: Draws, parts: int = 1
 ) -> tuple[Float[Array, ""], Params]:
     """The loss and its gradient, averaged over the images of one device.
 
-    On a CPU they are added up over chunks: less memory, and it stays in the cache. Nothing is
-    approximated, since no image's loss depends on another image.
+    On a CPU, and where it is asked for, they are added up over chunks: less memory, and it stays in
+    the cache. Nothing is approximated, since no image's loss depends on another's, but for pairs
+    that are mixed, and these stay together.
+
+    Args:
+      batch_loss: The losses of some images added up.
+      params: Of the network.
+      batch: Images of one device.
+      draws: What chance decided for them.
+      parts: Least number of chunks; must divide the images.
     """
     size = batch.labels.shape[0]
-    count = size // _chunk_size(size, params, batch.pixels.shape)
-    chunks = jax.tree.map(lambda x: x.reshape(count, size // count, *x.shape[1:]), (batch, rngs))
-
-    def add(total, chunk):
-        return jax.tree.map(jnp.add, total, jax.value_and_grad(batch_loss)(params, *chunk)), None
-
-    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    limit = min(_fitting(size, params, batch.pixels.shape), max(1, size // parts))
+    unit = 1 if draws.mix is None else 2
+    whole = [n for n in range(unit, max(limit, unit) + 1, unit) if size % n == 0]
+    count = size // max(whole)
     if count == 1:
-        total = jax.value_and_grad(batch_loss)(params, batch, rngs)
+        total = jax.value_and_grad(batch_loss)(params, batch, draws)
     else:
+        chunks = jax.tree.map(
+            lambda x: x.reshape(count, size // count, *x.shape[1:]), (batch, draws)
+        )
+
+        def add(total, chunk):
+            found = jax.value_and_grad(batch_loss)(params, *chunk)
+            return jax.tree.map(jnp.add, total, found), None
+
+        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
         total, _ = jax.lax.scan(add, zero, chunks)
     return jax.tree.map(lambda x: x / size, total)
 
 
-def _chunk_size(size: int, params: Params, shape: tuple[int, ...]) -> int:
-    """Images of a chunk: the most that divide the batch and fit into a CPU's cache."""
+def _fitting(size: int, params: Params, shape: tuple[int, ...]) -> int:
+    """Images whose activations fit into a CPU's cache."""
     patch = params["patch_embed"]["kernel"].shape[0]
-    limit = chunk_size(size, num_tokens=(shape[1] // patch) * (shape[2] // patch))
-    return max(count for count in range(1, limit + 1) if size % count == 0)
+    return chunk_size(size, num_tokens=(shape[1] // patch) * (shape[2] // patch))
 
 
 @functools.cache  # every evaluation of a run uses the program of the first
@@ -151,7 +209,7 @@ def make_rank_step(model: DeiT3, preprocess: Preprocess) -> Callable[[Params, Tr
         own = jnp.take_along_axis(logits, jnp.maximum(batch.labels, 0)[:, None], axis=1)
         return jnp.sum(~(logits < own), axis=1) - 1
 
-    mapped = jax.pmap(ranks, AXIS, in_axes=(None, 0))
+    mapped = jax.pmap(ranks, AXIS, in_axes=(None, 0), devices=jax.local_devices())
     return lambda params, batch: mapped(params, shard(batch)).reshape(-1)
 
 
@@ -161,9 +219,14 @@ def shard(batch: TrainBatch) -> TrainBatch:
     return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
 
 
-def first_state(model: DeiT3, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """The state before the first step, the same on every machine."""
-    # Folded so that the parameters share no random numbers with the steps.
-    rng = jax.random.fold_in(jax.random.key(seed), INIT_STREAM)
-    params = init_params(model, rng)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+def first_state(
+    params: Params, optimizer: optax.GradientTransformation, recipe: Recipe
+) -> TrainState:
+    """The state before the first step."""
+    ema = params if recipe.optim.ema_decay else None
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema)
+
+
+def init_rng(seed: int) -> Key[Array, ""]:
+    """For the start values, which share no random numbers with the steps."""
+    return jax.random.fold_in(jax.random.key(seed), INIT_STREAM)

@@ -2,6 +2,9 @@
 
 import collections
 import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import optax
 
@@ -14,6 +17,16 @@ STEPS_IN_FLIGHT = 2
 """Without a bound, virtual CPU devices starve one another and XLA ends the process."""
 
 
+class StepCost(NamedTuple):
+    """What a step takes, for the metrics."""
+
+    flops_per_image: float
+    peak: float
+    """Operations per second that all devices reach together in a large product."""
+    waited: Callable[[], float]
+    """Seconds that the loop has waited for images so far."""
+
+
 class StepWatch:
     """Reads the metrics of each step, two steps late, so that the devices never wait for it.
 
@@ -22,12 +35,19 @@ class StepWatch:
       log_steps: Steps between lines.
       schedule: The learning rate, which the lines mention.
       line: What a person sees.
+      cost: What a step takes.
     """
 
     def __init__(
-        self, run: RunDirectory, log_steps: int, schedule: optax.Schedule, line: ProgressLine
+        self,
+        run: RunDirectory,
+        log_steps: int,
+        schedule: optax.Schedule,
+        line: ProgressLine,
+        cost: StepCost,
     ) -> None:
         self.run, self.log_steps, self.schedule, self.line = run, log_steps, schedule, line
+        self.cost, self.logged_at, self.waited = cost, time.monotonic(), 0.0
         self.in_flight: collections.deque[tuple[int, StepMetrics]] = collections.deque()
         self.losses: list[float] = []
 
@@ -65,13 +85,20 @@ class StepWatch:
             self._log(step, grad_norm)
 
     def _log(self, step: int, grad_norm: float) -> None:
+        now, waited = time.monotonic(), self.cost.waited()
+        elapsed = max(now - self.logged_at, 1e-9)
+        speed = self.line.speed
         self.run.log(
             {
                 "step": step,
                 "loss": sum(self.losses) / len(self.losses),
                 "grad_norm": grad_norm,
                 "learning_rate": float(self.schedule(step - 1)),
-                "images_per_second": round(self.line.speed, 1),
+                "images_per_second": round(speed, 1),
+                "model_flops_per_second": speed * self.cost.flops_per_image,
+                "model_flops_utilisation": speed * self.cost.flops_per_image / self.cost.peak,
+                "input_wait_fraction": min(1.0, (waited - self.waited) / elapsed),
             }
         )
+        self.logged_at, self.waited = now, waited
         self.losses.clear()
