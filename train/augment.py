@@ -4,13 +4,22 @@ Randomness is a key of (seed, step, index in the global batch): it knows of no w
 restarts. What happens on the host is in `train.crops`.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key, UInt8
+from jaxtyping import Array, Bool, Key, UInt8
 
 from regvit_jax.chunks import CPU_TOKENS, chunk_size
-from train.colour import adjust, apply_effect, draw_colours, to_pixels, to_planes
+from train.colour import ColourDraw, adjust, apply_effect, draw_colours, to_pixels, to_planes
 from train.recipe import DataConfig
+
+
+class AugmentDraw(NamedTuple):
+    """What chance decided for each image."""
+
+    is_flipped: Bool[Array, " b"]
+    colours: ColourDraw
 
 
 def augment(
@@ -26,31 +35,44 @@ def augment(
       pixels: Cropped images.
       data: Says what may happen to them.
     """
-    size = chunk_size(len(rngs), num_tokens=CPU_TOKENS)
-    if size == len(rngs):
-        return _augment(rngs, pixels, data)
-    return jax.lax.map(lambda one: _augment(one[0][None], one[1][None], data)[0], (rngs, pixels))
+    if not (data.flip or data.three_augment or data.colour_jitter):
+        return pixels
+    draw = draw_augment(rngs, data)
+    if chunk_size(len(rngs), num_tokens=CPU_TOKENS) == len(rngs):
+        return apply_augment(pixels, draw, data)
+
+    def change_one(one: tuple[Array, AugmentDraw]) -> Array:
+        pixels, draw = jax.tree.map(lambda x: x[None], one)
+        return apply_augment(pixels, draw, data)[0]
+
+    return jax.lax.map(change_one, (pixels, draw))
 
 
-def random_flip(rngs: Key[Array, " b"], pixels: UInt8[Array, "b h w 3"]) -> UInt8[Array, "b h w 3"]:
-    """Every other image mirrored, each by its own key."""
-    is_flipped = jax.vmap(jax.random.bernoulli)(rngs)
-
-    def flip(pixels: UInt8[Array, "b h w 3"]) -> UInt8[Array, "b h w 3"]:
-        return jnp.where(is_flipped[:, None, None, None], pixels[:, :, ::-1], pixels)
-
-    return jax.lax.cond(is_flipped.any(), flip, lambda pixels: pixels, pixels)
-
-
-def _augment(
-    rngs: Key[Array, " b"], pixels: UInt8[Array, "b h w 3"], data: DataConfig
-) -> UInt8[Array, "b h w 3"]:
+def draw_augment(rngs: Key[Array, " b"], data: DataConfig) -> AugmentDraw:
+    """Draws what `augment` does with each image."""
     for_flip, for_colours = jax.vmap(jax.random.split, out_axes=1)(rngs)
+    is_flipped = jax.vmap(jax.random.bernoulli)(for_flip)
+    return AugmentDraw(is_flipped, draw_colours(for_colours, data.colour_jitter))
+
+
+def apply_augment(
+    pixels: UInt8[Array, "b h w 3"], draw: AugmentDraw, data: DataConfig
+) -> UInt8[Array, "b h w 3"]:
+    """Does with each image what was drawn, as far as the recipe asks for it."""
     if data.flip:
-        pixels = random_flip(for_flip, pixels)
+        pixels = flip(pixels, draw.is_flipped)
     if not (data.three_augment or data.colour_jitter):
         return pixels
-    planes, draw = to_planes(pixels), draw_colours(for_colours, data.colour_jitter)
+    planes = to_planes(pixels)
     if data.three_augment:
-        planes = apply_effect(planes, draw)
-    return to_pixels(adjust(planes, draw) if data.colour_jitter else planes)
+        planes = apply_effect(planes, draw.colours)
+    return to_pixels(adjust(planes, draw.colours) if data.colour_jitter else planes)
+
+
+def flip(pixels: UInt8[Array, "b h w 3"], is_flipped: Bool[Array, " b"]) -> UInt8[Array, "b h w 3"]:
+    """Some of the images mirrored."""
+
+    def mirror(pixels: UInt8[Array, "b h w 3"]) -> UInt8[Array, "b h w 3"]:
+        return jnp.where(is_flipped[:, None, None, None], pixels[:, :, ::-1], pixels)
+
+    return jax.lax.cond(is_flipped.any(), mirror, lambda pixels: pixels, pixels)

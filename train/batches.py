@@ -229,11 +229,7 @@ def read_crop(
         sample = source[index]
         return preprocess.pixels(sample.image), sample.label
 
-    def choose(width: int, height: int) -> Crop:
-        if data.crop == "simple":
-            return simple_random_crop(width, height, size, generator)
-        return random_resized_crop(width, height, size, data.min_crop_area, generator)
-
+    choose = functools.partial(choose_crop, recipe=recipe, generator=generator)
     if isinstance(source, EncodedSource):
         encoded = source.encoded(index)
         return decode_crop(encoded, choose, size, data.decoder), encoded.label
@@ -241,4 +237,16 @@ def read_crop(
     return cut(sample.image, choose(*sample.image.size), size), sample.label
 
 
-train_batches = TrainBatches
+def choose_crop(width: int, height: int, recipe: Recipe, generator: np.random.Generator) -> Crop:
+    """The crop of one image, as the recipe says.
+
+    Args:
+      width: Of the image.
+      height: Of the image.
+      recipe: Has the size and the kind of crop.
+      generator: Decides where.
+    """
+    size = recipe.model.image_size
+    if recipe.data.crop == "simple":
+        return simple_random_crop(width, height, size, generator)
+    return random_resized_crop(width, height, size, recipe.data.min_crop_area, generator)

@@ -25,8 +25,14 @@ def main() -> None:
 
 
 def _main() -> None:
+    default = _default_recipe(sys.argv[1:])
     tyro.extras.subcommand_cli_from_dict(
-        {"run": _run_command(_default_recipe(sys.argv[1:])), "eval": _eval, "pack": _pack},
+        {
+            "run": _run_command(default),
+            "eval": _eval,
+            "pack": _pack,
+            "sheet": _sheet_command(default),
+        },
         prog="regvit-train",
         description="Train and evaluate vision transformers with registers.\n\n"
         "Example: regvit-train run --num-registers 4 --data digits --out runs/reg4",
@@ -79,6 +85,37 @@ def _run_command(default: Recipe) -> Callable[..., None]:
         sys.stdout.write(f"{_sentence(outcome.result)}\n")
 
     return run
+
+
+def _sheet_command(default: Recipe) -> Callable[..., None]:
+    """The command `sheet`, whose options have a recipe's values as defaults."""
+
+    def sheet(
+        out: Path,
+        recipe: Recipe = default,
+        preset: str = DEFAULT_PRESET,
+        variant: str | None = None,
+        num_images: int = 6,
+        num_samples: int = 6,
+    ) -> None:
+        """Draw a contact sheet: images as training sees them, and what was done to them.
+
+        Args:
+          out: Picture to write, such as sheet.png.
+          recipe: What happens to the images; other parts do not matter.
+          preset: As for `run`.
+          variant: As for `run`.
+          num_images: Rows.
+          num_samples: Columns beside the first, which shows what evaluation sees.
+        """
+        from regvit_jax.compilation import cache_compilations
+        from train.sheet import write_sheet
+
+        cache_compilations()
+        write_sheet(recipe, out, num_images, num_samples)
+        sys.stdout.write(f"{out} shows images of {recipe.data.data}.\n")
+
+    return sheet
 
 
 def _eval(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from train.recipe import DataConfig
 
-MIX_STREAM = 0x313C
+MIX_STREAM = 0x313C_0000  # beyond the index of any image
 
 
 class Mix(NamedTuple):
@@ -88,22 +88,22 @@ def swap_partners(values: Array) -> Array:
     return pairs[:, ::-1].reshape(values.shape)
 
 
-def symmetric_beta(rng: Key[Array, ""], alpha: Float[Array, ""]) -> Float[Array, ""]:
-    """A draw from Beta(alpha, alpha), from two uniform ones: JAX's own takes seconds to compile.
+def symmetric_beta(
+    alpha: Float[Array, "*b"], first: Float[Array, "*b"], second: Float[Array, "*b"]
+) -> Float[Array, "*b"]:
+    """Beta(alpha, alpha), from two uniform draws: JAX's own takes seconds to compile.
 
     Reference: Bailey 1994, "Polar generation of random variates with the t-distribution": T with
       2 alpha degrees of freedom gives 1/2 + T / (2 sqrt(2 alpha + T^2)).
     """
-    for_radius, for_angle = jax.random.split(rng)
-    inner = jax.random.uniform(for_radius) ** (1.0 / alpha)
-    cosine = jnp.cos(2 * jnp.pi * jax.random.uniform(for_angle))
+    inner, cosine = first ** (1.0 / alpha), jnp.cos(2 * jnp.pi * second)
     return 0.5 + 0.5 * cosine * jnp.sqrt((1.0 - inner) / (inner + (1.0 - inner) * cosine**2))
 
 
 def _draw(rng: Key[Array, ""], size: int, data: DataConfig) -> Mix:
-    for_kind, for_share, for_centre = jax.random.split(rng, 3)
+    kind, first, second, *centre = jax.random.uniform(rng, (5,))
     rate = data.cutmix_rate if data.mixup_alpha and data.cutmix_alpha else data.cutmix_alpha > 0
-    is_cutmix = jax.random.uniform(for_kind) < rate
+    is_cutmix = kind < rate
     alpha = jnp.where(is_cutmix, data.cutmix_alpha, data.mixup_alpha)
-    centre = jax.random.randint(for_centre, (2,), 0, size)
-    return make_mix(is_cutmix, symmetric_beta(for_share, alpha), centre, size)
+    pixel = jnp.floor(size * jnp.stack(centre)).astype(jnp.int32)
+    return make_mix(is_cutmix, symmetric_beta(alpha, first, second), pixel, size)
