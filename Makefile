@@ -38,7 +38,7 @@ $(NEEDS)-test: $(NEEDS)-run
 	$(BIN)/python -c 'import torch' 2>/dev/null || \
 	  $(PIP) install -q --no-deps -c constraints.txt --timeout 15 --retries 0 --index-url $(TORCH_INDEX) torch 2>/dev/null || \
 	  $(PIP) install -q -c constraints.txt torch
-	$(PIP) install -q -c constraints.txt -e '.[data,tfds,torch,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[data,tfds,fast,torch,dev]'
 	touch $@
 
 # --- the main job ------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def _opencv_crop(
     if not (data.startswith(JPEG_START) and data.endswith(JPEG_END)):
         return None
     cv2 = _opencv()
-    flags = cv2.IMREAD_COLOR_BGR if shrink == 1 else getattr(cv2, f"IMREAD_REDUCED_COLOR_{shrink}")
+    flags = cv2.IMREAD_COLOR if shrink == 1 else getattr(cv2, f"IMREAD_REDUCED_COLOR_{shrink}")
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None or image.shape[1::-1] != tuple(-(-side // shrink) for side in full):
         return None

@@ -23,10 +23,6 @@ from train.recipe import Recipe
 CELL, GAP, MARGIN = 208, 12, 24
 TEXT_LINES, TEXT_SIZE, LINE = 5, 13, 16
 TITLE_SIZE = 20
-LEGEND = (
-    "Below each: part of the photograph's area, mirroring and effect; factors of the colour "
-    "jitter, in their order; share of the image it is mixed with."
-)
 INK, PAPER, FAINT = (30, 30, 30), (255, 255, 255), (110, 110, 110)
 
 
@@ -59,7 +55,7 @@ def write_sheet(recipe: Recipe, path: Path, num_images: int, num_samples: int) -
     columns = [_originals(source, indices := _choose(source, recipe, num_images), preprocess)]
     columns += [_samples(source, indices, recipe, preprocess, i) for i in range(num_samples)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    _draw(columns, _title(recipe, source)).save(path)
+    _draw(columns, _title(recipe, source), _legend(recipe)).save(path)
 
 
 def _choose(source: Source, recipe: Recipe, count: int) -> list[int]:
@@ -163,19 +159,35 @@ def _title(recipe: Recipe, source: Source) -> str:
     return f"{source.name}, {size} px: " + ", ".join(filter(None, parts))
 
 
-def _draw(columns: list[list[Sample]], title: str) -> Image.Image:
+def _legend(recipe: Recipe) -> str:
+    """What the captions mean."""
+    data = recipe.data
+    parts = [
+        "part of the photograph's area" if data.crop == "random_resized" else "",
+        "mirroring" if data.flip else "",
+        "effect" if data.three_augment else "",
+        "factors of the colour jitter in their order" if data.colour_jitter else "",
+        "share of the image it is mixed with" if data.is_mixed else "",
+    ]
+    found = ", ".join(filter(None, parts))
+    return f"Below each: {found}." if found else "Nothing is changed in training."
+
+
+def _draw(columns: list[list[Sample]], title: str, legend: str) -> Image.Image:
     """The sheet: title, headings, then rows of pictures with captions."""
     step = CELL + GAP
     row = CELL + TEXT_LINES * LINE + GAP
     head = MARGIN + TITLE_SIZE + 4 * LINE
-    size = (2 * MARGIN + len(columns) * step - GAP, head + len(columns[0]) * row + MARGIN - GAP)
+    large, small = (ImageFont.load_default(size) for size in (TITLE_SIZE, TEXT_SIZE))
+    width = max(len(columns) * step - GAP, large.getlength(title), small.getlength(legend))
+    size = (2 * MARGIN + int(width), head + len(columns[0]) * row + MARGIN - GAP)
     sheet = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((MARGIN, MARGIN // 2), title, INK, ImageFont.load_default(TITLE_SIZE))
-    pen.text((MARGIN, MARGIN + TITLE_SIZE), LEGEND, FAINT, ImageFont.load_default(TEXT_SIZE))
+    pen.text((MARGIN, MARGIN // 2), title, INK, large)
+    pen.text((MARGIN, MARGIN + TITLE_SIZE), legend, FAINT, small)
     for j, column in enumerate(columns):
         left, heading = MARGIN + j * step, f"training, epoch {j - 1}" if j else "evaluation"
-        pen.text((left, head - LINE - 4), heading, FAINT, ImageFont.load_default(TEXT_SIZE))
+        pen.text((left, head - LINE - 4), heading, FAINT, small)
         for i, cell in enumerate(column):
             _draw_cell(sheet, pen, cell, left, head + i * row)
     return sheet

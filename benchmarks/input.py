@@ -1,0 +1,175 @@
+"""Photographs to training images: this project's input against torchvision's with a DataLoader.
+
+`python -m benchmarks.input [--rounds N] [--photographs FOLDER]`: decode, random resized crop to
+224 px, flip, 3-Augment, colour jitter 0.3, normalise; batches of 50 on all cores. What we compute
+on the device counts, and on a CPU runs on the same cores.
+"""
+
+import argparse
+import functools
+import importlib.metadata
+import os
+import random
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image, ImageFilter, ImageOps
+
+from benchmarks.inference import timm_model
+from benchmarks.race import SetUp, Step, race, table, write
+
+BATCH, SIZE, JITTER = 50, 224, 0.3
+IMAGES = 400
+DEFAULT_PHOTOGRAPHS = Path(__file__).parents[2] / "shared/data/voc-sample"
+
+
+# --- torchvision -------------------------------------------------------------------------------
+
+
+class OneOfThree:
+    """DeiT-III's 3-Augment, with Pillow."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        kind = random.randrange(3)
+        if kind == 0:
+            return image.convert("L").convert("RGB")
+        if kind == 1:
+            return ImageOps.solarize(image)
+        return image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
+
+
+class TorchPhotographs:
+    """A map-style data set of training images, for torch's DataLoader."""
+
+    def __init__(self, files: list[Path]) -> None:
+        from torchvision import transforms
+
+        self.files = files
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(
+                    SIZE, interpolation=transforms.InterpolationMode.BICUBIC
+                ),
+                transforms.RandomHorizontalFlip(),
+                OneOfThree(),
+                transforms.ColorJitter(JITTER, JITTER, JITTER),
+                transforms.ToTensor(),
+                transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return IMAGES
+
+    def __getitem__(self, index: int):
+        with Image.open(self.files[index % len(self.files)]) as image:
+            return self.transform(image.convert("RGB"))
+
+
+def torchvision_input(files: list[Path]) -> Step:
+    """torchvision, with one worker a core."""
+    torch, _ = timm_model(compiled=False)
+    loader = torch.utils.data.DataLoader(
+        TorchPhotographs(files),
+        batch_size=BATCH,
+        shuffle=True,
+        num_workers=os.cpu_count() or 1,
+        persistent_workers=True,
+        multiprocessing_context="fork",  # a spawned worker cannot import torchvision here
+    )
+
+    def step():
+        for images in loader:
+            assert images.shape == (BATCH, 3, SIZE, SIZE)
+
+    return step
+
+
+# --- ours --------------------------------------------------------------------------------------
+
+
+def our_input(files: list[Path], decoder: Literal["pillow", "opencv"]) -> Step:
+    """Threads that decode and crop; the rest in one program on as many devices as there are."""
+    from regvit_jax.config import VARIANTS
+    from train.cores import claim_cores
+
+    model = VARIANTS["tiny"]
+    claim_cores(BATCH, model)
+    import jax
+
+    from regvit_jax.data import FolderSource
+    from regvit_jax.preprocess import Preprocess
+    from train.augment import augment
+    from train.batches import TrainBatches
+    from train.recipe import DataConfig, Recipe
+    from train.step import shard
+
+    recipe = Recipe(
+        model=model,
+        data=DataConfig(
+            batch_size=BATCH,
+            crop="random_resized",
+            flip=True,
+            three_augment=True,
+            colour_jitter=JITTER,
+            decoder=decoder,
+        ),
+    )
+    names = tuple(files[i % len(files)].name for i in range(IMAGES))
+    source, preprocess = FolderSource(files[0].parent, names, ()), Preprocess.square(SIZE)
+    change = jax.pmap(lambda rngs, pixels: preprocess.normalise(augment(rngs, pixels, recipe.data)))
+    devices = jax.local_device_count()
+    rngs = jax.random.split(jax.random.key(0), (devices, BATCH // devices))
+
+    def step():
+        for batch in TrainBatches(source, recipe, preprocess, 0, IMAGES // BATCH):
+            images = change(rngs, shard(batch).pixels)
+        images.block_until_ready()
+
+    return step
+
+
+# --- the races ---------------------------------------------------------------------------------
+
+
+def enlarged(files: list[Path], folder: Path, times: int) -> list[Path]:
+    """Copies of photographs with so many times their width and height."""
+    for file in files:
+        with Image.open(file) as image:
+            size = (times * image.width, times * image.height)
+            larger = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+            larger.save(folder / file.name, quality=90)
+    return [folder / file.name for file in files]
+
+
+def main() -> None:
+    """Runs the races, prints their tables and keeps the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--photographs", type=Path, default=DEFAULT_PHOTOGRAPHS)
+    options = parser.parse_args()
+    files = sorted(options.photographs.rglob("*.jpg"))
+    if not files:
+        parser.error(f"no photographs (*.jpg) in {options.photographs}")
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        larger = enlarged(files, Path(folder), 2)
+        for job, photographs in (("as they are", files), ("twice as wide and high", larger)):
+            rivals: dict[str, SetUp] = {
+                "torchvision, DataLoader": functools.partial(torchvision_input, photographs),
+                "ours, pillow": functools.partial(our_input, photographs, "pillow"),
+                "ours, opencv": functools.partial(our_input, photographs, "opencv"),
+            }
+            timings = race(rivals, options.rounds)
+            results += [
+                table(f"Input, photographs {job}", IMAGES, timings, ours)
+                for ours in ("ours, pillow", "ours, opencv")
+            ]
+    names = ("jax", "numpy", "torch", "torchvision", "pillow", "opencv-python-headless")
+    path = write("input", results, {name: importlib.metadata.version(name) for name in names})
+    print(f"\nKept in {path.relative_to(Path.cwd())}")
+
+
+if __name__ == "__main__":
+    main()
