@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -24,7 +25,7 @@ from regvit_jax.errors import InputError
 NUM_LONELY = 100
 """Patches of lowest degree that may join the seed.  Reference: `--k_patches` of valeoai/LOST."""
 
-_BLOCK_ROWS = 256  # of the Gram matrix at once: they stay in a CPU's cache
+_BLOCK_ROWS = 400  # of the Gram matrix, squared: a block stays in a CPU's cache
 
 
 class Lost(NamedTuple):
@@ -44,9 +45,8 @@ class Lost(NamedTuple):
     """Whether the seed is in its own mask. Where it is not, the box is the seed's patch."""
 
 
-@functools.partial(jax.jit, static_argnames=("grid", "k"))
 def lost(
-    features: Float[Array, "b n d"],
+    features: Float[Array | np.ndarray, "b n d"],
     grid: tuple[int, int],
     bias: Float[Array, ""] | float = 0.0,
     k: int = NUM_LONELY,
@@ -68,10 +68,12 @@ def lost(
       bias: Added to the Gram matrix.
       k: Patches that may join the seed; all if there are fewer.
 
+    It compiles once for each shape of the features, and may be called inside `jax.jit`.
+
     Raises:
       InputError: If the grid does not hold the patches, or k is less than 1.
     """
-    batch, num_patches, _ = features.shape
+    num_patches = features.shape[1]
     if grid[0] * grid[1] != num_patches:
         raise InputError(
             f"A grid of {grid[0]} x {grid[1]} holds {grid[0] * grid[1]} patches, got features of "
@@ -79,12 +81,10 @@ def lost(
         )
     if k < 1:
         raise InputError(f"k must be at least 1, got {k}.")
-    bias = jnp.asarray(bias, jnp.float32)
-    find = functools.partial(_find, grid=grid, bias=bias, k=min(k, num_patches))
-    return map_chunks(find, features.astype(jnp.float32), chunk_size(batch, num_patches))
+    return _lost(features, grid, bias, min(k, num_patches))
 
 
-def centred(features: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+def centred(features: Float[Array | np.ndarray, "b n d"]) -> Float[Array, "b n d"]:
     """Features without their mean over the image's patches, each of length 1.
 
     Reference: the study's LOST notebooks; the published algorithm changes nothing.
@@ -94,9 +94,16 @@ def centred(features: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
     return features / jnp.maximum(length, 1e-12)  # torch's `normalize`
 
 
-def _find(features, grid: tuple[int, int], bias, k: int) -> Lost:
+@functools.partial(jax.jit, static_argnames="grid")
+def _lost(features, grid: tuple[int, int], bias, k) -> Lost:
+    batch, num_patches, _ = features.shape
+    find = functools.partial(_find, grid=grid, bias=jnp.asarray(bias, jnp.float32), k=k)
+    return map_chunks(find, features.astype(jnp.float32), chunk_size(batch, num_patches))
+
+
+def _find(features, grid: tuple[int, int], bias, k) -> Lost:
     degrees = jax.vmap(_degrees, (0, None))(features, bias)
-    seeds, sums = jax.vmap(functools.partial(_expand, k=k), (0, 0, None))(features, degrees, bias)
+    seeds, sums = jax.vmap(_expand, (0, 0, None, None))(features, degrees, bias, k)
     mask = (sums > 0).reshape(-1, *grid)
     at_seed = (jnp.arange(grid[0] * grid[1])[None] == seeds[:, None]).reshape(mask.shape)
     component = at_seed | _connected(at_seed & mask, mask)
@@ -105,21 +112,38 @@ def _find(features, grid: tuple[int, int], bias, k: int) -> Lost:
 
 
 def _degrees(features, bias):
-    """How many other patches each patch resembles; A is symmetric, so half of it is formed."""
-    num_patches = features.shape[0]
-    degrees = jnp.zeros(num_patches, jnp.int32)
-    for start in range(0, num_patches, _BLOCK_ROWS):
-        end = min(start + _BLOCK_ROWS, num_patches)
-        gram = _product(features[start:end], features[start:].T)
-        is_self = jnp.arange(end - start)[:, None] == jnp.arange(num_patches - start)[None]
-        alike = (gram + bias > 0) & ~is_self
-        degrees = degrees.at[start:end].add(jnp.sum(alike, axis=1, dtype=jnp.int32))
-        mirrored = jnp.sum(alike[:, end - start :], axis=0, dtype=jnp.int32)
-        degrees = degrees.at[end:].add(mirrored)
-    return degrees
+    """How many other patches each patch resembles.
+
+    A is symmetric: only the blocks on and above its diagonal are formed, one at a time. Each counts
+    for its rows, and mirrored for its columns.
+    """
+    num_patches, dim = features.shape
+    num_blocks = -(-num_patches // _BLOCK_ROWS)
+    size = -(-num_patches // num_blocks)
+    padded = jnp.pad(features, ((0, num_blocks * size - num_patches), (0, 0)))
+    places = jnp.arange(size, dtype=jnp.int32)
+
+    def add_block(degrees, block):
+        first, second = size * block
+        rows, cols = (lax.dynamic_slice(padded, (at, 0), (size, dim)) for at in (first, second))
+        row, col = (first + places)[:, None], (second + places)[None]
+        is_pair = (row != col) & (row < num_patches) & (col < num_patches)
+        alike = (_product(rows, cols.T) + bias > 0) & is_pair
+        mirrored = jnp.where(first == second, 0, jnp.sum(alike, axis=0, dtype=jnp.int32))
+        degrees = _add_at(degrees, first, jnp.sum(alike, axis=1, dtype=jnp.int32))
+        return _add_at(degrees, second, mirrored), None
+
+    blocks = jnp.stack(jnp.triu_indices(num_blocks), axis=1).astype(jnp.int32)
+    return lax.scan(add_block, jnp.zeros(padded.shape[0], jnp.int32), blocks)[0][:num_patches]
 
 
-def _expand(features, degrees, bias, k: int):
+def _add_at(totals, start, values):
+    """The totals with values added from `start` on."""
+    before = lax.dynamic_slice(totals, (start,), values.shape)
+    return lax.dynamic_update_slice(totals, before + values, (start,))
+
+
+def _expand(features, degrees, bias, k):
     """The seed, and for every patch the sum of A over the patches that joined the seed.
 
     That sum is the patch's product with the sum of their features: no row of A is formed again.

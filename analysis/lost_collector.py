@@ -1,7 +1,7 @@
 """How do boxes of all images come together? LOST inside the one pass over the images of a model."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import einops
 import jax.numpy as jnp
@@ -25,12 +25,26 @@ from regvit_jax.tokens import TokenLayout
 class LostRows(NamedTuple):
     """What is kept of each image's trace; s settings, the first with its mask."""
 
-    boxes: Int[Array | np.ndarray, "b s 4"]
-    """In patches."""
-    seeds: Int[Array | np.ndarray, "b s"]
-    in_mask: Bool[Array | np.ndarray, "b s"]
-    mask: Bool[Array | np.ndarray, "b gh gw"]
-    component: Bool[Array | np.ndarray, "b gh gw"]
+    boxes: Any
+    """In patches, (b, s, 4)."""
+    seeds: Any
+    """Patches, (b, s)."""
+    in_mask: Any
+    """Whether the seed is in its mask, (b, s)."""
+    mask: Any
+    """(b, gh, gw)."""
+    component: Any
+    """(b, gh, gw)."""
+
+
+class Boxes(NamedTuple):
+    """What LOST finds in all images, in patches."""
+
+    indices: Int[np.ndarray, " n"]
+    """Of the images in the source, in its order."""
+    boxes: Int[np.ndarray, "n s 4"]
+    seeds: Int[np.ndarray, "n s"]
+    in_mask: Bool[np.ndarray, "n s"]
 
 
 class ShownMask(NamedTuple):
@@ -64,8 +78,7 @@ class LostCollector:
     ) -> None:
         self.settings, self.rules, self.k = tuple(settings), rules, k
         self._shown = set(shown.tolist())
-        self.indices: list[int] = []
-        self._rows: list[LostRows] = []
+        self._parts: list[Boxes] = []
         self.shown: dict[int, ShownMask] = {}
         """By index in the source."""
 
@@ -92,19 +105,19 @@ class LostCollector:
                 self.shown[index] = ShownMask(
                     batch.pixels[i, ..., :3].copy(), rows.mask[i].copy(), rows.component[i].copy()
                 )
-        self.indices += batch.indices.tolist()
-        empty = rows.mask[:, :0]  # masks of one size only could be joined, and none is needed
-        self._rows.append(rows._replace(mask=empty, component=empty))
+        self._parts.append(Boxes(batch.indices, rows.boxes, rows.seeds, rows.in_mask))
 
-    def by_index(self) -> tuple[Int[np.ndarray, " n"], LostRows]:
-        """Indices in the order of the source, and their rows."""
-        order = np.argsort(self.indices)
-        boxes, seeds, in_mask = (
-            np.concatenate([getattr(rows, name) for rows in self._rows])[order]
-            for name in ("boxes", "seeds", "in_mask")
-        )
-        none = np.zeros((len(order), 0, 0), bool)
-        return np.array(self.indices)[order], LostRows(boxes, seeds, in_mask, none, none)
+    def boxes(self) -> Boxes:
+        """What was found in all images so far.
+
+        Raises:
+          InputError: If there were none.
+        """
+        if not any(len(part.indices) for part in self._parts):
+            raise InputError("None of the images can be read.")
+        joined = [np.concatenate(columns) for columns in zip(*self._parts, strict=True)]
+        order = np.argsort(joined[0])
+        return Boxes(*(column[order] for column in joined))
 
 
 def run_groups(
@@ -143,8 +156,6 @@ def run_groups(
 
     for _ in progress(steps(), sum(map(len, parts)), subject.label):
         pass
-    if not collector.indices:
-        raise InputError(f"None of the {len(images.indices)} images of {source.name} can be read.")
     return [message for batches in parts for message in batches.skipped]
 
 

@@ -141,17 +141,17 @@ def _find(
     settings = settings_of(subject, options, rules)
     collector = LostCollector(settings, rules, options.k, shown)
     skipped = run_groups(subject, options, source, images, collector)
-    indices, rows = collector.by_index()
+    found = collector.boxes()
     patch_size = subject.config.patch_size
     scenes, boxes, seeds, ious = [], [], [], []
-    for place, index in enumerate(indices.tolist()):
+    for place, index in enumerate(found.indices.tolist()):
         facts = images.facts[index]
         preprocess = rules.preprocess(subject.preprocess, facts, patch_size)
         scene = Scene(
             *rules.frame_size(facts, preprocess), objects=rules.objects(facts, preprocess)
         )
-        framed = rules.to_frame(rows.boxes[place], patch_size, facts, preprocess)
-        row, col = divmod(int(rows.seeds[place, 0]), preprocess.width // patch_size)
+        framed = rules.to_frame(found.boxes[place], patch_size, facts, preprocess)
+        row, col = divmod(int(found.seeds[place, 0]), preprocess.width // patch_size)
         scenes.append(scene)
         boxes.append(framed)
         seeds.append(((col + 0.5) * patch_size, (row + 0.5) * patch_size))
@@ -159,11 +159,11 @@ def _find(
     return Found(
         subject,
         settings,
-        indices,
+        found.indices,
         scenes,
         np.array(boxes),
         np.array(seeds),
-        np.asarray(rows.in_mask),
+        found.in_mask,
         np.array(ious),
         collector.shown,
         images.skipped + skipped,
@@ -210,8 +210,8 @@ def _write_figures(
         file = FigureFile(
             "lost_boxes",
             "Boxes that LOST finds",
-            "Shaded: patches outside the seed's piece of the mask. Framed: the box that was found, "
-            "and the objects that somebody drew.",
+            "In colour: the seed's piece of the mask, which the box goes round. Light grey: other "
+            "patches that resemble it.",
         )
         drawn.append((file, boxes_figure(panels, [m.subject.title for m in models])))
     if results["baselines"]:

@@ -27,7 +27,7 @@ from analysis.plotting import (
 )
 
 FOUND, OBJECT, SEED = VERMILION, SKY, YELLOW
-_SHADE, _FAINT = 0.35, 0.6  # of the brightness outside the mask, and in its other pieces
+_DARK, _LIGHT = 0.4, 0.85  # of the brightness of grey, outside the mask and in its other pieces
 
 
 class BoxPanel(NamedTuple):
@@ -74,9 +74,7 @@ def boxes_figure(panels: Sequence[Sequence[BoxPanel]], titles: Sequence[str]) ->
 
 def _draw_boxes(axis: Axes, panel: BoxPanel) -> None:
     height, width = panel.scene.height, panel.scene.width
-    light = np.where(panel.component, 1.0, np.where(panel.mask, _FAINT, _SHADE))
-    light = light.repeat(panel.patch_size, axis=0).repeat(panel.patch_size, axis=1)
-    axis.imshow((panel.pixels * light[..., None]).astype(np.uint8)[:height, :width])
+    axis.imshow(_masked(panel)[:height, :width])
     hide_ticks(axis)
     for box in panel.scene.objects:
         _frame(axis, box, OBJECT, "-", 1.3)
@@ -89,6 +87,17 @@ def _draw_boxes(axis: Axes, panel: BoxPanel) -> None:
     axis.set_ylim(height - 0.5, -0.5)
     if np.isfinite(panel.best_iou):
         axis.set_title(f"best IoU {panel.best_iou:.2f}", fontsize=7.5)
+
+
+def _masked(panel: BoxPanel) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture in colour in the seed's piece of the mask, and in grey elsewhere."""
+
+    def to_pixels(patches):
+        wide = patches.repeat(panel.patch_size, axis=0).repeat(panel.patch_size, axis=1)
+        return wide[..., None]
+
+    grey = panel.pixels.mean(axis=2, keepdims=True) * to_pixels(np.where(panel.mask, _LIGHT, _DARK))
+    return np.where(to_pixels(panel.component), panel.pixels, grey).astype(np.uint8)
 
 
 def _frame(axis: Axes, box, color: str, style: str, width: float) -> None:
@@ -112,7 +121,9 @@ def _keys(panels) -> list[Any]:
     keys: list[Any] = [
         Line2D([], [], color=FOUND, lw=2.0, label="box found"),
         Patch(facecolor=SEED, edgecolor=BLACK, label="seed"),
-        Patch(facecolor="#bbbbbb", label="dark: not like the seed; grey: like it, apart"),
+        Patch(facecolor="#bb8866", label="in colour: the seed's piece of the mask"),
+        Patch(facecolor="#bbbbbb", label="light grey: its other pieces"),
+        Patch(facecolor="#444444", label="dark grey: outside"),
     ]
     if any(len(panel.scene.objects) for model in panels for panel in model):
         keys.insert(1, Line2D([], [], color=OBJECT, lw=1.3, label="object (ground truth)"))
