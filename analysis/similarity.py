@@ -7,19 +7,18 @@ the norm which that patch has after the last block.
 
 Samples are counted in 65,536 bins of equal angle, which are at most 5e-5 wide, and finest near 1,
 where cosines crowd: medians are off by less than a bin, and everything else by far less (the tests
-say how much). Intervals come from per-image counts in 256 bins.
+say how much). Intervals come from per-image counts in 128 bins.
 
 Reference: arXiv:2309.16588, figure 5a.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from analysis.bootstrap import Bootstrap, Estimate, Resampled
 from analysis.outliers import shares, thresholds
@@ -35,7 +34,8 @@ DENSITY_AT = np.linspace(0.0, 1.0, 400)
 _BINS = 1 << 16
 _EDGES = -np.cos(np.linspace(0.0, np.pi, _BINS + 1))
 _CENTRES = (_EDGES[1:] + _EDGES[:-1]) / 2
-_COARSE = 256
+_COARSE = 128
+_REACH = 9  # bandwidths beyond which a Gaussian is below 1e-17
 _EPSILON = 1e-8  # torch.nn.functional.cosine_similarity's
 
 
@@ -111,7 +111,7 @@ def _l2(tokens):
 class SimilarityCollector:
     """Collects the neighbours of one model's patches, in temporary files.
 
-    For 14 x 14 patches they are 3 kB an image on disk.
+    For 14 x 14 patches they are 4 kB an image on disk.
     """
 
     reduce = staticmethod(neighbour_cosines)
@@ -119,13 +119,14 @@ class SimilarityCollector:
     def __init__(self, layout: TokenLayout, folder: Path | None = None) -> None:
         self.layout = layout
         rows, cols = layout.grid
-        widths = {
-            "right": rows * (cols - 1),
-            "below": (rows - 1) * cols,
-            "last": layout.num_patches,
-            "normed": layout.num_patches,
+        num_pairs = rows * (cols - 1) + (rows - 1) * cols
+        columns: dict[str, tuple[int, Any]] = {
+            "cosines": (num_pairs, np.float32),
+            "bins": (num_pairs, np.uint16),
+            "last": (layout.num_patches, np.float32),
+            "normed": (layout.num_patches, np.float32),
         }
-        self.store = ColumnStore({n: (w, np.float32) for n, w in widths.items()}, folder)
+        self.store = ColumnStore(columns, folder)
 
     def __enter__(self) -> "SimilarityCollector":
         self.store.__enter__()
@@ -140,26 +141,32 @@ class SimilarityCollector:
 
     def add(self, reduced: Neighbours) -> None:
         """Takes in one batch."""
-        self.store.append(reduced._asdict())
-
-    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Cosines to the right and below, (rows, gh, gw - 1) and (rows, gh - 1, gw), by blocks."""
-        rows, cols = self.layout.grid
-        for right, below in self.store.blocks("right", "below"):
-            yield right.reshape(-1, rows, cols - 1), below.reshape(-1, rows - 1, cols)
+        cosines = flat_pairs(np.asarray(reduced.right), np.asarray(reduced.below))
+        self.store.append(
+            {
+                "cosines": cosines,
+                "bins": _bin_of(cosines),
+                "last": np.asarray(reduced.last),
+                "normed": np.asarray(reduced.normed),
+            }
+        )
 
 
 def summarise_similarity(collector: SimilarityCollector, bootstrap: Bootstrap) -> SimilaritySummary:
     """Everything that is reported on one model's neighbours."""
-    coarse_of_bin, coarse_edges = _equal_shares(_pooled_counts(collector))
+    whole, coarse_of_bin, edges = _count_all(collector)
+    drawn_whole = whole.drawn(bootstrap)
     labelled = []
     for tensor in TENSORS:
         norms = collector.store.read(tensor)
         cuts = thresholds(norms)
         found = shares(norms, cuts, bootstrap)
         for definition, cut in cuts.items():
-            counts = _count(collector, norms > cut, coarse_of_bin)
-            num_outliers = int((norms > cut).sum())
+            is_outlier = norms > cut
+            outlier = _count_outliers(collector, is_outlier, coarse_of_bin, len(edges) - 1)
+            groups = (whole.without(outlier), outlier)
+            drawn = outlier.drawn(bootstrap) if outlier.total else np.zeros_like(drawn_whole)
+            num_outliers = int(is_outlier.sum())
             labelled.append(
                 Labelled(
                     tensor=tensor,
@@ -167,33 +174,29 @@ def summarise_similarity(collector: SimilarityCollector, bootstrap: Bootstrap) -
                     threshold=cut,
                     share=found[definition],
                     num_patches=(norms.size - num_outliers, num_outliers),
-                    num_samples=(int(counts.pooled[0].sum()), int(counts.pooled[1].sum())),
-                    numbers=_numbers(counts, coarse_edges, bootstrap),
-                    density=np.stack([_density(counts, group) for group in (0, 1)]),
+                    num_samples=(groups[0].total, groups[1].total),
+                    numbers=_numbers(groups, (drawn_whole - drawn, drawn), edges),
+                    density=np.stack([_density(group) for group in groups]),
                 )
             )
     return SimilaritySummary(collector.num_images, collector.layout.grid, labelled)
 
 
-def samples_of(
-    is_outlier: Bool[np.ndarray, "n gh gw"],
-    right: Float[np.ndarray, "n gh gw-1"],
-    below: Float[np.ndarray, "n gh-1 gw"],
-) -> tuple[Float[np.ndarray, "n samples"], Bool[np.ndarray, "n samples"]]:
-    """The cosine of each (patch, direction) of every image, and whether the patch is an outlier.
-
-    A pair of neighbours counts twice, once with the label of either side.
-    """
-    cosines = (right, right, below, below)
-    labels = (
-        *(is_outlier[:, :, :-1], is_outlier[:, :, 1:]),
-        *(is_outlier[:, :-1], is_outlier[:, 1:]),
-    )
+def flat_pairs(
+    right: Shaped[np.ndarray, "n gh _"], below: Shaped[np.ndarray, "n _ gw"]
+) -> Shaped[np.ndarray, "n pairs"]:
+    """Numbers of all pairs of neighbours side by side: to the right, then below."""
     num_images = right.shape[0]
-    return (
-        np.concatenate([c.reshape(num_images, -1) for c in cosines], axis=1),
-        np.concatenate([label.reshape(num_images, -1) for label in labels], axis=1),
-    )
+    return np.concatenate([right.reshape(num_images, -1), below.reshape(num_images, -1)], axis=1)
+
+
+def outlier_ends(is_outlier: Bool[np.ndarray, "n gh gw"]) -> Int[np.ndarray, "n pairs"]:
+    """How many of the two patches of each pair are outliers, in the order of `flat_pairs`.
+
+    A pair is two samples, one with the label of either patch.
+    """
+    label = is_outlier.astype(np.int64)
+    return flat_pairs(label[:, :, :-1] + label[:, :, 1:], label[:, :-1] + label[:, 1:])
 
 
 def auc(
@@ -230,31 +233,92 @@ def density(
     bandwidth = sd * total**-0.2
     held = counts > 0
     centres, weights = centres[held], counts[held] / total
-    values = [np.exp(-0.5 * ((point - centres) / bandwidth) ** 2) @ weights for point in points]
+    ends = np.searchsorted(centres, [points - _REACH * bandwidth, points + _REACH * bandwidth])
+    values = []
+    for point, first, last in zip(points, *ends, strict=True):
+        away = (point - centres[first:last]) / bandwidth
+        values.append(np.exp(-0.5 * away**2) @ weights[first:last])
     return np.array(values) / (bandwidth * np.sqrt(2 * np.pi))
 
 
 class _Counts(NamedTuple):
-    """Counts and sums of the samples of both groups (normal, outlier)."""
+    """Counts and sums of the samples of one group."""
 
-    pooled: Int[np.ndarray, "2 bins"]
-    per_image: Float[np.ndarray, "n 2 coarse"]
-    sums: Float[np.ndarray, "n 2"]
-    sum_squares: Float[np.ndarray, " 2"]
+    pooled: Int[np.ndarray, " bins"]
+    per_image: Float[np.ndarray, "n coarse"]
+    sums: Float[np.ndarray, " n"]
+    sum_squares: float
+
+    def without(self, other: "_Counts") -> "_Counts":
+        """Those of the other group."""
+        return _Counts(
+            self.pooled - other.pooled,
+            self.per_image - other.per_image,
+            self.sums - other.sums,
+            self.sum_squares - other.sum_squares,
+        )
+
+    def drawn(self, bootstrap: Bootstrap) -> Float[np.ndarray, "replicates _"]:
+        """Means over the images of every resample: of the counts, and of the sums."""
+        features = np.concatenate([self.per_image, self.sums[:, None]], axis=1)
+        # Counts are whole numbers: what a difference of float32 products leaves of them is not.
+        drawn = bootstrap.means(features).astype(np.float64) * len(self.sums)
+        drawn[:, :-1] = np.round(drawn[:, :-1])
+        return drawn
+
+    @property
+    def total(self) -> int:
+        return int(self.pooled.sum())
 
 
-def _bin_of(cosines):
+def _bin_of(cosines) -> Int[np.ndarray, "..."]:
     """The bin of each cosine; rounding may have put it just outside [-1, 1]."""
     angles = np.arccos(-cosines.astype(np.float64).clip(-1, 1))
     return (angles * (_BINS / np.pi)).astype(np.int64).clip(0, _BINS - 1)
 
 
-def _pooled_counts(collector: SimilarityCollector) -> Int[np.ndarray, " bins"]:
-    counts = np.zeros(_BINS, np.int64)
-    for pair in collector.blocks():
-        for cosines in pair:
-            counts += np.bincount(_bin_of(cosines).ravel(), minlength=_BINS)
-    return counts
+def _count_all(collector: SimilarityCollector) -> tuple[_Counts, Int[np.ndarray, " bins"], Any]:
+    """Counts of all samples; which coarse bin each bin belongs to, and the coarse bins' edges."""
+    pooled = np.zeros(_BINS, np.int64)
+    for (bins,) in collector.store.blocks("bins"):
+        pooled += 2 * np.bincount(bins.ravel(), minlength=_BINS)
+    coarse_of_bin, edges = _equal_shares(pooled)
+    per_image, sums, sum_squares = [], [], 0.0
+    for cosines, bins in collector.store.blocks("cosines", "bins"):
+        exact = cosines.astype(np.float64)
+        sums.append(2 * exact.sum(axis=1))
+        sum_squares += 2 * float(np.square(exact).sum())
+        rows, num_coarse = len(bins), len(edges) - 1
+        place = np.arange(rows)[:, None] * num_coarse + coarse_of_bin[bins]
+        counts = 2 * np.bincount(place.ravel(), minlength=rows * num_coarse)
+        per_image.append(counts.reshape(rows, num_coarse).astype(np.float32))
+    counted = _Counts(pooled, np.concatenate(per_image), np.concatenate(sums), sum_squares)
+    return counted, coarse_of_bin, edges
+
+
+def _count_outliers(
+    collector: SimilarityCollector, is_outlier, coarse_of_bin, num_coarse: int
+) -> _Counts:
+    """Counts of the outliers' samples; only pairs with an outlier are looked at."""
+    pooled, per_image, sums, sum_squares = np.zeros(_BINS), [], [], 0.0
+    start = 0
+    for cosines, bins in collector.store.blocks("cosines", "bins"):
+        rows = len(bins)
+        labels = is_outlier[start : start + rows].reshape(-1, *collector.layout.grid)
+        ends = outlier_ends(labels)
+        image, pair = np.nonzero(ends)
+        weight, found = ends[image, pair].astype(np.float64), bins[image, pair]
+        exact = cosines[image, pair].astype(np.float64)
+        pooled += np.bincount(found, weight, _BINS)
+        place = image * num_coarse + coarse_of_bin[found]
+        counts = np.bincount(place, weight, rows * num_coarse)
+        per_image.append(counts.reshape(rows, num_coarse).astype(np.float32))
+        sums.append(np.bincount(image, weight * exact, rows))
+        sum_squares += float(weight @ exact**2)
+        start += rows
+    return _Counts(
+        pooled.astype(np.int64), np.concatenate(per_image), np.concatenate(sums), sum_squares
+    )
 
 
 def _equal_shares(counts):
@@ -270,51 +334,25 @@ def _equal_shares(counts):
     return coarse_of_bin, _EDGES[np.append(starts, _BINS)]
 
 
-def _count(collector: SimilarityCollector, is_outlier, coarse_of_bin) -> _Counts:
-    num_coarse = int(coarse_of_bin[-1]) + 1
-    pooled, per_image, sums = np.zeros((2, _BINS), np.int64), [], []
-    sum_squares, start = np.zeros(2), 0
-    for right, below in collector.blocks():
-        stop = start + right.shape[0]
-        labels = is_outlier[start:stop].reshape(-1, *collector.layout.grid)
-        cosines, label = samples_of(labels, right, below)
-        bins = _bin_of(cosines)
-        for group in (0, 1):
-            pooled[group] += np.bincount(bins[label == group], minlength=_BINS)
-            sum_squares[group] += np.square(cosines[label == group], dtype=np.float64).sum()
-        sums.append(
-            np.stack([(cosines * (label == g)).sum(axis=1, dtype=np.float64) for g in (0, 1)], 1)
-        )
-        place = (np.arange(stop - start)[:, None] * 2 + label) * num_coarse + coarse_of_bin[bins]
-        counts = np.bincount(place.ravel(), minlength=(stop - start) * 2 * num_coarse)
-        per_image.append(counts.reshape(-1, 2, num_coarse).astype(np.float32))
-        start = stop
-    return _Counts(pooled, np.concatenate(per_image), np.concatenate(sums), sum_squares)
-
-
-def _numbers(counts: _Counts, edges, bootstrap: Bootstrap) -> dict[str, Resampled]:
+def _numbers(groups: tuple[_Counts, _Counts], drawn, edges) -> dict[str, Resampled]:
     """Means, medians, differences and AUC, each with its resampled values."""
-    drawn = bootstrap.means(counts.per_image).astype(np.float64)
-    drawn_sums = bootstrap.means(counts.sums)
-    totals, numbers = counts.pooled.sum(axis=1), {}
-    for group, name in enumerate(GROUPS):
-        if not totals[group]:
+    numbers = {}
+    for group, resampled, name in zip(groups, drawn, GROUPS, strict=True):
+        if not group.total:
             continue
-        means = _ratio(drawn_sums[:, group], drawn[:, group].sum(axis=-1))
-        value = float(counts.sums[:, group].sum() / totals[group])
-        numbers[f"mean_{name}"] = Resampled(value, means)
-        median = _median(counts.pooled[group].astype(np.float64), _EDGES)
-        medians = np.array([_median(row, edges) for row in drawn[:, group]])
+        means = _ratio(resampled[:, -1], resampled[:, :-1].sum(axis=-1))
+        numbers[f"mean_{name}"] = Resampled(float(group.sums.sum() / group.total), means)
+        medians = np.array([_median(row, edges) for row in resampled[:, :-1]])
+        median = _median(group.pooled.astype(np.float64), _EDGES)
         numbers[f"median_{name}"] = Resampled(median, medians)
-    if totals.all():
+    if all(group.total for group in groups):
         for kind in ("mean", "median"):
             normal, outlier = numbers[f"{kind}_normal"], numbers[f"{kind}_outlier"]
             numbers[f"{kind}_difference"] = Resampled(
                 outlier.value - normal.value, outlier.samples - normal.samples
             )
-        pooled = counts.pooled.astype(np.float64)
-        value = float(auc(pooled[0], pooled[1]))
-        numbers["auc"] = Resampled(value, auc(drawn[:, 0], drawn[:, 1]))
+        value = float(auc(*(group.pooled.astype(np.float64) for group in groups)))
+        numbers["auc"] = Resampled(value, auc(*(resampled[:, :-1] for resampled in drawn)))
     return numbers
 
 
@@ -329,12 +367,12 @@ def _median(counts, edges) -> float:
     return float(edges[place - 1] + inside * (edges[place] - edges[place - 1]))
 
 
-def _density(counts: _Counts, group: int):
-    total = counts.pooled[group].sum()
-    mean = counts.sums[:, group].sum() / max(total, 1)
-    variance = (counts.sum_squares[group] - total * mean**2) / max(total - 1, 1)
+def _density(group: _Counts):
+    total = group.total
+    mean = group.sums.sum() / max(total, 1)
+    variance = (group.sum_squares - total * mean**2) / max(total - 1, 1)
     sd = float(np.sqrt(max(variance, 0.0)))
-    return density(counts.pooled[group].astype(np.float64), _CENTRES, sd, DENSITY_AT)
+    return density(group.pooled.astype(np.float64), _CENTRES, sd, DENSITY_AT)
 
 
 def _ratio(above, below):

@@ -12,8 +12,9 @@ from analysis.similarity import (
     Neighbours,
     SimilarityCollector,
     auc,
+    flat_pairs,
     neighbour_cosines,
-    samples_of,
+    outlier_ends,
     summarise_similarity,
 )
 from regvit_jax.tokens import TokenLayout
@@ -93,15 +94,16 @@ def test_cosines_are_torchs(traced):
 def test_each_pair_counts_once_from_either_side():
     neighbours = collected(images=3)
     is_outlier = np.random.default_rng(1).random((3, 20)) < 0.3
-    cosines, labels = samples_of(is_outlier.reshape(3, *GRID), *neighbours[:2])
+    pairs, ends = flat_pairs(*neighbours[:2]), outlier_ends(is_outlier.reshape(3, *GRID))
     expected_cosines, expected_labels, images = loop_samples(neighbours, is_outlier)
     for image in range(3):
-        found = sorted(zip(cosines[image].tolist(), labels[image].tolist(), strict=True))
+        found = [(c, True) for c in np.repeat(pairs[image], ends[image]).tolist()]
+        found += [(c, False) for c in np.repeat(pairs[image], 2 - ends[image]).tolist()]
         chosen = images == image
         expected = zip(
             expected_cosines[chosen].tolist(), expected_labels[chosen].tolist(), strict=True
         )
-        assert found == sorted(expected)
+        assert sorted(found) == sorted(expected)
 
 
 def test_numbers_are_scikit_learns_and_numpys(summarised):
