@@ -4,15 +4,56 @@ import json
 
 import pytest
 
+from regvit_jax.config import VARIANTS
 from regvit_jax.errors import InputError
-from train.presets import PRESETS
+from train.presets import PRESETS, preset
 from train.recipe import DataConfig, OptimConfig, Recipe, differences
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_recipe_comes_back_from_json(preset):
-    recipe = PRESETS[preset]
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_recipe_comes_back_from_json(name):
+    recipe = preset(name)
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+def test_the_study_is_the_official_recipe_with_half_the_batch_and_four_registers():
+    assert differences(preset("official-800"), preset("study")) == [
+        "model.num_registers: 0 before, 4 now",
+        "data.batch_size: 2048 before, 1024 now",
+        "data.mix_group: None before, 256 now",
+        "keep_every_epochs: 0 before, 20 now",
+    ]
+
+
+def test_the_study_keeps_the_epochs_that_its_notebooks_read():
+    kept = [epoch for epoch in range(800) if preset("study").keeps_epoch(epoch)]
+    assert kept == [0, *range(19, 800, 20)]
+    assert len(kept) == 41
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "rate", "drop_path", "decay", "pixels"),
+    [
+        ("official-800", "small", 4e-3, 0.05, 0.05, 224),
+        ("official-800", "base", 3e-3, 0.2, 0.05, 192),
+        ("official-400", "small", 4e-3, 0.0, 0.02, 224),
+        ("official-400", "large", 3e-3, 0.4, 0.02, 192),
+    ],
+)
+def test_published_recipes_are_as_published(name, variant, rate, drop_path, decay, pixels):
+    recipe = preset(name, variant)
+    assert recipe.model.embed_dim == VARIANTS[variant].embed_dim
+    assert (recipe.optim.learning_rate, recipe.optim.weight_decay) == (rate, decay)
+    assert (recipe.model.drop_path_rate, recipe.model.image_size) == (drop_path, pixels)
+    assert (recipe.loss, recipe.optim.optimizer, recipe.data.repeats) == ("bce", "lamb", 3)
+
+
+def test_a_size_without_a_published_recipe_is_refused():
+    with pytest.raises(InputError, match="official-800 is published for the variant tiny"):
+        preset("official-800", "tiny")
+    with pytest.raises(InputError, match="no preset 'offical'"):
+        preset("offical")
+    assert preset("demo", "tiny").model.embed_dim == 192
 
 
 def test_unknown_fields_are_refused():
@@ -47,6 +88,15 @@ def test_imagenet_has_the_studys_number_of_steps(batch_size, steps):
         (lambda: Recipe(save_steps=0), "save_steps"),
         (lambda: DataConfig(min_crop_area=0.0), "min_crop_area"),
         (lambda: DataConfig(batch_size=0), "batch_size"),
+        (lambda: DataConfig(repeats=0), "repeats"),
+        (lambda: DataConfig(colour_jitter=1.0), "colour_jitter"),
+        (lambda: DataConfig(cutmix_rate=1.5), "cutmix_rate"),
+        (lambda: DataConfig(mixup_alpha=-0.1), "mixup_alpha"),
+        (
+            lambda: DataConfig(batch_size=7, mixup_alpha=0.8),
+            "even number of images, got groups of 7",
+        ),
+        (lambda: DataConfig(batch_size=384, cutmix_alpha=1.0, mix_group=256), "groups of 256"),
         (lambda: OptimConfig(learning_rate=float("nan")), "learning_rate"),
         (lambda: OptimConfig(weight_decay=-1.0), "weight_decay"),
     ],
