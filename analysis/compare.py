@@ -126,7 +126,7 @@ def collect_numbers(
     folders: Sequence[Folder], models: Mapping[str, dict[str, Any]]
 ) -> list[Number]:
     """Every headline that at least one model has."""
-    top1 = {
+    top1: dict[str, Estimate | str] = {
         model["label"]: estimate
         for model in models.values()
         if (estimate := _estimate((model["metrics"] or {}).get("top1"))) is not None

@@ -31,19 +31,6 @@ class Headline(NamedTuple):
     """Its name in `comparisons`; None where models are not compared by it."""
 
 
-def _probed(kind: str, title: str) -> list[Headline]:
-    methods = {"logistic": "accuracy", "neighbours": "accuracy of the neighbours"}
-    return [
-        Headline(
-            f"{method}_{kind}",
-            f"{title}: {words}",
-            ("kinds", Where("kind", kind), method, "accuracy"),
-            difference=f"accuracy_{method}_{kind}",
-        )
-        for method, words in methods.items()
-    ]
-
-
 def _last_cls(measure: str) -> tuple[Step, ...]:
     return ("layers", -1, "queries", "CLS", measure)
 
@@ -70,6 +57,11 @@ HEADLINES: dict[str, tuple[Headline, ...]] = {
             is_share=False,
         ),
         Headline(
+            "share_below_third",
+            "patches below a third of the median norm",
+            ("low_tail", "share_below_third"),
+        ),
+        Headline(
             "excess_kurtosis",
             "excess kurtosis of the norms",
             ("tests", "last", "excess_kurtosis"),
@@ -82,9 +74,14 @@ HEADLINES: dict[str, tuple[Headline, ...]] = {
             for name, title, is_share in (
                 ("mass_registers", "attention of CLS on the registers", True),
                 ("largest_weight", "largest attention of CLS on a patch", True),
-                ("mass_outliers", "attention of CLS on outlier patches", True),
                 ("entropy", "entropy of CLS's map (1: even)", False),
             )
+        ),
+        Headline(
+            "mass_outliers",
+            "attention of CLS on outlier patches (98 %)",
+            ("outlier_mass", "quantile_98", "mass"),
+            difference="cls_mass_outliers",
         ),
         Headline(
             "register_maps",
@@ -136,16 +133,21 @@ HEADLINES: dict[str, tuple[Headline, ...]] = {
         ),
     ),
     "probe": tuple(
-        headline
-        for kind, title in (
-            ("cls", "CLS"),
-            ("mean_patch", "mean patch"),
-            ("normal_patch", "normal patch"),
-            ("outlier_patch", "outlier patch"),
-            ("mean_register", "mean register"),
-            ("cls_and_mean_register", "CLS + mean register"),
+        Headline(
+            f"{method}_{kind}",
+            title,
+            ("kinds", Where("kind", kind), method, "accuracy"),
+            difference=f"accuracy_{method}_{kind}",
         )
-        for headline in _probed(kind, title)
+        for method, kind, title in (
+            ("logistic", "cls", "class told by CLS"),
+            ("neighbours", "cls", "class told by CLS's nearest neighbours"),
+            ("logistic", "mean_patch", "class told by the mean patch"),
+            ("logistic", "normal_patch", "class told by a normal patch"),
+            ("logistic", "outlier_patch", "class told by an outlier patch"),
+            ("logistic", "mean_register", "class told by the mean register"),
+            ("logistic", "cls_and_mean_register", "class told by CLS + mean register"),
+        )
     ),
 }
 
@@ -154,12 +156,9 @@ def find(model: Mapping[str, Any], path: tuple[Step, ...]) -> Any:
     """What a path leads to; None where a step leads nowhere."""
     value: Any = model
     for step in path:
-        value = _follow(value, model.get(step[1:]) if _is_reference(step) else step)
+        is_reference = isinstance(step, str) and step.startswith("$")
+        value = _follow(value, model.get(str(step)[1:]) if is_reference else step)
     return value
-
-
-def _is_reference(step: Step) -> bool:
-    return isinstance(step, str) and step.startswith("$")
 
 
 def _follow(value: Any, step: Any) -> Any:

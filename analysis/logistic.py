@@ -7,7 +7,7 @@ Hessian nearly diagonal; the minimiser is L-BFGS on top of that diagonal, with a
 The logits along a line are known from one product, so a step costs two products with the features,
 however far the search goes. Several strengths C are fitted at once: they share the features.
 
-Letters: n images, d channels, c classes, s strengths.
+Letters: n images, d channels, f = d + 1 with the intercept's ones, c classes, s strengths.
 """
 
 from collections.abc import Iterator
@@ -24,13 +24,16 @@ STRENGTHS_AT_ONCE = 5
 LOGIT_BYTES = 2**28
 """How large the logits of all strengths that are fitted at once may get."""
 _SEARCH_STEPS = 10
+_ROUNDING = 1e-6
+# The curvature shrinks while separable classes move apart.
+_STEPS_UNTIL_REFRESH = 10
 _SLOPE = 0.1  # the line search ends where this part of the slope is left
 
 
 class Problem(NamedTuple):
     """Features in their principal axes, ready for any strength and any subset of the images."""
 
-    features: Float[Array, "n d+1"]
+    features: Float[Array, "n f"]
     """Centred, turned, with a column of ones."""
     targets: Float[Array, "n c"]
     """One-hot classes."""
@@ -46,7 +49,7 @@ class Problem(NamedTuple):
 class Solution(NamedTuple):
     """Classifiers of several strengths, in the axes of their problem."""
 
-    weights: Float[Array, "d+1 s c"]
+    weights: Float[Array, "f s c"]
     """The last row is the intercept."""
     num_steps: Int[Array, ""]
     gap: Float[Array, " s"]
@@ -73,7 +76,7 @@ def solve(
     problem: Problem,
     used: Bool[np.ndarray, " n"],
     strengths: Float[np.ndarray, " s"],
-    start: Float[Array, "d+1 c"] | None = None,
+    start: Float[Array, "f c"] | None = None,
     tolerance: float = 1e-6,
     max_steps: int = 1000,
 ) -> Solution:
@@ -108,7 +111,7 @@ def solve_path(
     strengths: Float[np.ndarray, " s"],
     tolerance: float = 1e-5,
     max_steps: int = 200,
-) -> Iterator[tuple[slice, Float[Array, "d+1 s c"]]]:
+) -> Iterator[tuple[slice, Float[Array, "f s c"]]]:
     """The classifiers of rising strengths, a few at a time, each begun where the last ended.
 
     Yields:
@@ -127,28 +130,28 @@ def solve_path(
         yield place, weights[:, :size_here]
 
 
-def turn(problem: Problem, features: Float[np.ndarray, "n d"]) -> Float[Array, "n d+1"]:
+def turn(problem: Problem, features: Float[np.ndarray, "n d"]) -> Float[Array, "n f"]:
     """Other images' features in the axes of a problem."""
     turned = (features - problem.mean.astype(np.float32)) @ problem.axes.astype(np.float32)
     return jnp.asarray(np.concatenate([turned, np.ones((len(turned), 1), np.float32)], axis=1))
 
 
 @jax.jit
-def classify(
-    features: Float[Array, "n d+1"], weights: Float[Array, "d+1 s c"]
-) -> Int[Array, "n s"]:
+def classify(features: Float[Array, "n f"], weights: Float[Array, "f s c"]) -> Int[Array, "n s"]:
     """The likeliest class of every image, by every classifier."""
     return _logits(features, weights).argmax(axis=-1)
 
 
 class _State(NamedTuple):
-    weights: Array  # (d+1, s, c), as are gradient and the steps
+    weights: Array  # (f, s, c), as are gradient and the steps
     logits: Array  # (n, s, c)
     gradient: Array
-    steps: Array  # (m, d+1, s, c), the newest first
+    inverse: Array  # of the Hessian's diagonal, some steps ago
+    steps: Array  # (m, f, s, c), the newest first
     changes: Array  # of the gradient
     num_steps: Array
-    gap: Array  # (s,)
+    objective: Array  # (s,), as is the gap
+    gap: Array
 
 
 @jax.jit
@@ -159,70 +162,98 @@ def _minimise(features, targets, used, strengths, weights, tolerance, max_steps)
     kept = used[:, None, None]
     logits = _logits(features, weights)
 
-    def gradient_of(weights, logits):
-        error = (jax.nn.softmax(logits, axis=-1) - targets[:, None]) * kept
-        return lanes * _pull_back(features, error) + penalised * weights
+    others = 1.0 - targets[:, None]
 
-    spread = jax.nn.softmax(logits, axis=-1)
-    curvature = _pull_back(jnp.square(features), kept * spread * (1 - spread))
-    inverse = 1.0 / (lanes * curvature + penalised + 1e-12)
+    def slope_of(weights, logits):
+        """The gradient and the objective.
 
-    def objective(weights, logits):
-        loss = jax.nn.logsumexp(logits, axis=-1) - (logits * targets[:, None]).sum(axis=-1)
+        Of classes far apart the error p - y is tiny. It is added up from the wrong classes' p,
+        because 1 - p of the right one would be rounding.
+        """
+        wrong = jax.nn.softmax(logits, axis=-1) * others * kept
+        doubt = wrong.sum(axis=-1, keepdims=True)
+        gradient = lanes * _pull_back(features, wrong - targets[:, None] * doubt)
+        loss = -jnp.log1p(-jnp.minimum(doubt[..., 0], 1 - 1e-6)).sum(axis=0)
         penalty = 0.5 * (penalised * jnp.square(weights)).sum(axis=(0, 2))
-        return strengths * (kept[..., 0] * loss).sum(axis=0) + penalty
+        return gradient + penalised * weights, strengths * loss + penalty
 
-    def gap_of(gradient, weights, logits):
-        decrement = 0.5 * (inverse * jnp.square(gradient)).sum(axis=(0, 2))
-        return decrement / objective(weights, logits)
+    def inverse_of(logits):
+        """Of the Hessian's diagonal, to which L-BFGS adds what it learns of the rest."""
+        p = jax.nn.softmax(logits, axis=-1)
+        doubt = (p * others).sum(axis=-1, keepdims=True)
+        spread = p * jnp.where(targets[:, None] > 0, doubt, 1 - p)
+        curvature = _pull_back(jnp.square(features), kept * spread)
+        return 1.0 / (lanes * curvature + penalised + 1e-12)
+
+    def gap_of(inverse, gradient, objective):
+        return 0.5 * (inverse * jnp.square(gradient)).sum(axis=(0, 2)) / objective
 
     def step(state: _State) -> _State:
         moving = (state.gap > tolerance)[None, :, None]
-        direction = _direction(state, inverse)
+        direction = _direction(state)
         along = _logits(features, direction)
+        own = (along * targets[:, None]).sum(axis=-1, keepdims=True)
         length = _search(
             state.logits,
-            along,
-            kept,
-            lanes[0],
-            slope=_dot(state.gradient, direction),
+            (along - own) * kept,
+            strengths,
+            penalty_slope=_dot(penalised * state.weights, direction),
             penalty=_dot(penalised * direction, direction),
         )
         move = jnp.where(moving, length[None, :, None] * direction, 0.0)
         weights = state.weights + move
         logits = state.logits + jnp.where(moving, length[None, :, None] * along, 0.0)
-        gradient = gradient_of(weights, logits)
+        gradient, objective = slope_of(weights, logits)
         return _State(
             weights,
             logits,
             gradient,
+            state.inverse,
             jnp.concatenate([move[None], state.steps[:-1]]),
             jnp.concatenate([(gradient - state.gradient)[None], state.changes[:-1]]),
             state.num_steps + 1,
-            gap_of(gradient, weights, logits),
+            objective,
+            gap_of(state.inverse, gradient, objective),
         )
 
-    gradient = gradient_of(weights, logits)
+    def refresh(state: _State) -> _State:
+        inverse = inverse_of(state.logits)
+        gap = gap_of(inverse, state.gradient, state.objective)
+        return state._replace(inverse=inverse, gap=gap)
+
+    def is_unfinished(state: _State):
+        return (state.gap > tolerance).any() & (state.num_steps < max_steps)
+
+    def several_steps(state: _State) -> _State:
+        stop = state.num_steps + _STEPS_UNTIL_REFRESH
+        last = jax.lax.while_loop(
+            lambda state: is_unfinished(state) & (state.num_steps < stop), step, state
+        )
+        return refresh(last)
+
+    gradient, objective = slope_of(weights, logits)
     nothing = jnp.zeros((HISTORY, *weights.shape))
     state = _State(
         weights,
         logits,
         gradient,
+        jnp.zeros_like(gradient),
         nothing,
         nothing,
         jnp.zeros((), jnp.int32),
-        gap_of(gradient, weights, logits),
+        objective,
+        jnp.zeros_like(strengths),
     )
-    last = jax.lax.while_loop(
-        lambda state: (state.gap > tolerance).any() & (state.num_steps < max_steps), step, state
-    )
+    last = jax.lax.while_loop(is_unfinished, several_steps, refresh(state))
     return Solution(last.weights, last.num_steps, last.gap)
 
 
-def _direction(state: _State, inverse):
+def _direction(state: _State):
     """L-BFGS's two loops, with the diagonal of the Hessian in the middle."""
     products = jax.vmap(_dot)(state.steps, state.changes)
-    inverses = jnp.where(products > 0, 1.0 / jnp.maximum(products, 1e-30), 0.0)
+    sizes = jax.vmap(_dot)(state.steps, state.steps) * jax.vmap(_dot)(state.changes, state.changes)
+    is_known = products > _ROUNDING * jnp.sqrt(sizes)  # else the change is rounding, or no step
+    inverses = jnp.where(is_known, 1.0 / jnp.where(is_known, products, 1.0), 0.0)
 
     def forget(vector, remembered):
         step, change, product = remembered
@@ -236,57 +267,57 @@ def _direction(state: _State, inverse):
 
     history = (state.steps, state.changes, inverses)
     vector, factors = jax.lax.scan(forget, state.gradient, history)
-    newest = _dot(state.changes[0], inverse * state.changes[0])
-    scale = jnp.where(products[0] > 0, products[0] / jnp.maximum(newest, 1e-30), 1.0)
-    vector = scale[None, :, None] * inverse * vector
+    newest = _dot(state.changes[0], state.inverse * state.changes[0])
+    scale = jnp.where(is_known[0], products[0] / jnp.maximum(newest, 1e-30), 1.0)
+    vector = scale[None, :, None] * state.inverse * vector
     vector, _ = jax.lax.scan(recall, vector, (*history, factors), reverse=True)
     return -vector
 
 
-def _search(logits, along, kept, lanes, slope, penalty):
+def _search(logits, along, strengths, penalty_slope, penalty):
     """The length of the step: Newton's method on the line, kept between known bounds.
 
     The objective is convex, so its slope along the line rises and has one zero.
+
+    Args:
+      logits: At its start.
+      along: Their change, that of the right class taken off: the slope of an image's loss is then
+        the mean of `along` over the classes, without a difference of large numbers.
+      strengths: C.
+      penalty_slope: Of the penalty, at the start.
+      penalty: Its second derivative.
     """
-    # Along the line the slope is linear in the targets and the penalty; both are known at 0.
-    strength = lanes[:, 0]
 
     def slopes(length):
         p = jax.nn.softmax(logits + length[None, :, None] * along, axis=-1)
         mean = (p * along).sum(axis=-1)
         square = (p * jnp.square(along)).sum(axis=-1)
-        first = (kept[..., 0] * mean).sum(axis=0)
-        second = (kept[..., 0] * (square - jnp.square(mean))).sum(axis=0)
-        return strength * first + length * penalty, strength * second + penalty
-
-    at_zero, curvature = slopes(jnp.zeros_like(slope))
+        first = strengths * mean.sum(axis=0) + penalty_slope + length * penalty
+        return first, strengths * (square - jnp.square(mean)).sum(axis=0) + penalty
 
     def body(state):
-        length, low, high, _, _, count = state
+        length, low, high, _, count = state
         first, second = slopes(length)
-        rise = first - at_zero + slope
-        low = jnp.where(rise < 0, length, low)
-        high = jnp.where(rise > 0, length, high)
-        newton = length - rise / jnp.maximum(second, 1e-30)
+        low, high = jnp.where(first < 0, length, low), jnp.where(first > 0, length, high)
+        newton = length - first / jnp.maximum(second, 1e-30)
         middle = jnp.where(jnp.isfinite(high), 0.5 * (low + high), 2 * length)
-        inside = (newton > low) & (newton < high)
-        is_done = jnp.abs(rise) <= -_SLOPE * slope
-        return (
-            jnp.where(is_done, length, jnp.where(inside, newton, middle)),
-            low,
-            high,
-            rise,
-            is_done,
-            count + 1,
-        )
+        following = jnp.where((newton > low) & (newton < high), newton, middle)
+        is_done = jnp.abs(first) <= -_SLOPE * start
+        return jnp.where(is_done, length, following), low, high, is_done, count + 1
 
-    length = -slope / jnp.maximum(curvature, 1e-30)
-    zeros = jnp.zeros_like(slope)
-    state = (length, zeros, zeros + jnp.inf, slope, slope > jnp.inf, jnp.zeros((), jnp.int32))
-    state = jax.lax.while_loop(
-        lambda state: ~state[4].all() & (state[5] < _SEARCH_STEPS), body, state
+    zeros = jnp.zeros_like(strengths)
+    start, curvature = slopes(zeros)
+    state = (
+        -start / jnp.maximum(curvature, 1e-30),
+        zeros,
+        zeros + jnp.inf,
+        start > 0,
+        jnp.zeros((), jnp.int32),
     )
-    return state[0]
+    length, *_ = jax.lax.while_loop(
+        lambda state: ~state[3].all() & (state[4] < _SEARCH_STEPS), body, state
+    )
+    return jnp.where(start < 0, length, 0.0)  # rounding may have turned the direction around
 
 
 def _logits(features, weights):

@@ -11,13 +11,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from analysis.bootstrap import Bootstrap, Estimate
+from analysis.mixture import fit_mixture
 from analysis.outliers import Verdict, judge, shape_tests, shares, thresholds
 from regvit_jax.model import ViTTrace
 from regvit_jax.tokens import TokenLayout
@@ -35,9 +36,15 @@ def token_norms(trace: ViTTrace, layout: TokenLayout) -> Float[Array, "b l t"]:
     return jnp.stack([_l2(stream) for stream in streams], axis=1)
 
 
-def measure(trace: ViTTrace, layout: TokenLayout) -> tuple[Array, Array]:
-    """What a `NormStore` keeps: `token_norms`, and the norms of the patches before positions."""
-    return token_norms(trace, layout), _l2(trace.patch_embed)
+def measure(trace: ViTTrace, layout: TokenLayout) -> tuple[Array, Array, Array]:
+    """What a `NormStore` keeps.
+
+    Returns:
+      `token_norms`; norms of the patches before positions; and norms of the patches between
+      attention and MLP of every block, (b, l, p).
+    """
+    between = [_l2(block.after_attn[:, layout.patches]) for block in trace.blocks if block]
+    return token_norms(trace, layout), _l2(trace.patch_embed), jnp.stack(between, axis=1)
 
 
 def _l2(tokens):
@@ -47,7 +54,7 @@ def _l2(tokens):
 class NormStore:
     """Norms of every image, layer and token, in temporary files: memory holds one layer at a time.
 
-    For the small variant they are 11 kB an image on disk, and 0.8 kB an image in memory.
+    For the small variant they are 20 kB an image on disk, and 0.8 kB an image in memory.
     """
 
     def __init__(self, num_layers: int, layout: TokenLayout, folder: Path | None = None) -> None:
@@ -56,9 +63,14 @@ class NormStore:
         self._folder = folder
         self._files: list[Any] = []
         """One a layer, then one of the patches before positions."""
+        self._between: list[Any] = []
+        """One a block: the patches between attention and MLP."""
 
     def __enter__(self) -> "NormStore":
         self._files = [tempfile.TemporaryFile(dir=self._folder) for _ in range(self.num_layers + 1)]
+        self._between = [
+            tempfile.TemporaryFile(dir=self._folder) for _ in range(self.num_layers - 2)
+        ]
         return self
 
     def __exit__(
@@ -67,24 +79,36 @@ class NormStore:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for file in self._files:
+        for file in self._files + self._between:
             file.close()
 
     def append(
-        self, norms: Float[np.ndarray, "b l t"], convolved: Float[np.ndarray, "b p"] | None = None
+        self,
+        norms: Float[np.ndarray, "b l t"],
+        convolved: Float[np.ndarray, "b p"] | None = None,
+        between: Float[np.ndarray, "b k p"] | None = None,
     ) -> None:
         """Adds the norms of some images.
 
         Args:
           norms: In every layer.
           convolved: Of the patch convolution's output; what enters the first block unless given.
+          between: Of the patches between attention and MLP of every block, where this is known.
         """
         for layer, file in enumerate(self._files[:-1]):
             file.write(np.ascontiguousarray(norms[:, layer], np.float32).data)
         if convolved is None:
             convolved = norms[:, 0, self.layout.patches]
         self._files[-1].write(np.ascontiguousarray(convolved, np.float32).data)
+        if between is not None:
+            for block, file in enumerate(self._between):
+                file.write(np.ascontiguousarray(between[:, block], np.float32).data)
         self.num_images += norms.shape[0]
+
+    def between(self, block: int) -> Float[np.ndarray, "n p"] | None:
+        """Norms of the patches between attention and MLP of a block, if they were given."""
+        values = self._read(self._between[block])
+        return values.reshape(self.num_images, self.layout.num_patches) if values.size else None
 
     @property
     def convolved(self) -> Float[np.ndarray, "n p"]:
@@ -122,6 +146,28 @@ class KindSummary(NamedTuple):
     """Mean, quantiles, largest."""
 
 
+class Stage(NamedTuple):
+    """One sub-layer's part in the making of large patches."""
+
+    block: int
+    sublayer: Literal["attention", "mlp"]
+    share_before: float
+    """Of the last block's large patches: already as far from the median before it, in [0, 1]."""
+    share_after: float
+
+
+class LowTail(NamedTuple):
+    """Patches of small norm after the last block."""
+
+    share_below_third: Estimate
+    """Of the patches below a third of the median norm."""
+    min_over_median: float
+    q02_over_median: float
+    """The norm below which 2 % of the patches lie, whatever their distribution."""
+    map_q02: np.ndarray
+    """Share of images whose patch here is one of these 2 %, (gh, gw)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class NormSummary:
     """All that is reported on the norms of one model."""
@@ -140,6 +186,10 @@ class NormSummary:
     """By layer, from 0 to the last block; the last one is the model's."""
     emergence: list[float] | None
     """By layer: how many of the last block's large patches are already as far out, in [0, 1]."""
+    origin: list[Stage] | None
+    """How `emergence` grows from sub-layer to sub-layer; None where none is large or it was not
+    measured."""
+    low_tail: LowTail
     drawn_cut: float
     """Norm above which figures mark a patch: the group's cut, or 3 x the median."""
     map: np.ndarray
@@ -168,9 +218,11 @@ def summarise(store: NormStore, bootstrap: Bootstrap) -> NormSummary:
         layers=list(_layer_summaries(store, bootstrap)),
         thresholds=cuts,
         shares={name: shares(tensors[name], cuts[name], bootstrap) for name in tensors},
-        tests={name: shape_tests(tensors[name], bootstrap) for name in tensors},
+        tests={name: _tests(tensors[name], bootstrap) for name in tensors},
         verdicts=verdicts,
         emergence=_emergence(store, last > cut, cut / float(np.median(last))),
+        origin=_origin(store, last > cut, cut / float(np.median(last))),
+        low_tail=_low_tail(last, layout.grid, bootstrap),
         drawn_cut=cut,
         map=(last > cut).mean(axis=0).reshape(layout.grid),
         histogram=_ratio_histogram(last),
@@ -235,6 +287,48 @@ def _emergence(store: NormStore, is_large, cut_ratio: float) -> list[float] | No
         patches = store.patches(index)
         shares_out.append(float((patches > cut_ratio * np.median(patches))[is_large].mean()))
     return shares_out
+
+
+def _origin(store: NormStore, is_large, cut_ratio: float) -> list[Stage] | None:
+    """The share of the last block's large patches that are as far out around each sub-layer."""
+    if not is_large.any():
+        return None
+
+    def share(patches) -> float:
+        return float((patches > cut_ratio * np.median(patches))[is_large].mean())
+
+    stages: list[Stage] = []
+    before = share(store.patches(0))
+    for block in range(store.num_layers - 2):
+        between = store.between(block)
+        if between is None:
+            return None
+        middle, after = share(between), share(store.patches(block + 1))
+        stages += [Stage(block, "attention", before, middle), Stage(block, "mlp", middle, after)]
+        before = after
+    return stages
+
+
+def creator(stages: Sequence[Stage]) -> Stage:
+    """The sub-layer that makes most of the large patches: after it most more are large."""
+    return max(stages, key=lambda stage: stage.share_after - stage.share_before)
+
+
+def _tests(values: Float[np.ndarray, "n p"], bootstrap: Bootstrap) -> dict[str, Any]:
+    """Tests that can fail, the mixture's among them."""
+    mixture = fit_mixture(values.ravel())
+    found = {} if mixture is None else mixture._asdict()
+    return shape_tests(values, bootstrap) | {f"mixture_{k}": v for k, v in found.items()}
+
+
+def _low_tail(values, grid: tuple[int, int], bootstrap: Bootstrap) -> LowTail:
+    median, q02 = (float(q) for q in np.quantile(values.astype(np.float64), [0.5, 0.02]))
+    return LowTail(
+        share_below_third=bootstrap.mean((values < median / 3).mean(axis=1, dtype=np.float64)),
+        min_over_median=float(values.min()) / median,
+        q02_over_median=q02 / median,
+        map_q02=(values < q02).mean(axis=0).reshape(grid),
+    )
 
 
 def _ratio_histogram(values):

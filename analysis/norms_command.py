@@ -7,23 +7,27 @@ from typing import Any
 import numpy as np
 
 from analysis.bootstrap import Bootstrap, Estimate
+from analysis.epochs import Run, training_runs
 from analysis.extract import extract
 from analysis.norms import (
     NormStore,
     NormSummary,
     compared_features,
+    creator,
     measure,
     paired_differences,
     summarise,
 )
 from analysis.options import NormsOptions
 from analysis.outliers import Verdict, is_tautological
-from analysis.plotting import save_figure
+from analysis.plotting import Figure, save_figure
+from analysis.plotting_epochs import Curves, curves_figure
 from analysis.plotting_norms import (
     NormPanel,
     ShownImage,
     by_layer_figure,
     histogram_figure,
+    low_tail_figure,
     maps_figure,
     positions_figure,
 )
@@ -143,8 +147,21 @@ def _model_json(measured: Measured) -> dict[str, Any]:
         "shares": summary.shares,
         "tests": summary.tests,
         "emergence": summary.emergence,
+        "origin": _origin_json(summary),
+        "low_tail": summary.low_tail._asdict(),
         "outlier_map": {"cut": summary.drawn_cut, "share_of_images": summary.map},
         "layers": [{"layer": row.layer, "kind": row.kind, **row.values} for row in summary.layers],
+    }
+
+
+def _origin_json(summary: NormSummary) -> dict[str, Any] | None:
+    """The sub-layers, and the one that makes most of the large patches."""
+    if summary.origin is None:
+        return None
+    most = creator(summary.origin)
+    return {
+        "created_by": {"block": most.block, "sublayer": most.sublayer},
+        "stages": [stage._asdict() for stage in summary.origin],
     }
 
 
@@ -232,18 +249,72 @@ def _write_figures(folder: ResultFolder, measured, source: Source) -> list[Figur
             "Norms of the patches after the last block, all panels on one scale.",
         )
         drawn.append((file, maps_figure(images, titles, answers)))
+    file = FigureFile(
+        "norm_low_tail",
+        "Where small norms sit",
+        "Share of images in which the patch at this place has one of the model's 2 % smallest "
+        "norms after the last block. Evenly spread, every place would have 2 %.",
+    )
+    drawn.append((file, low_tail_figure(panels)))
+    if runs := training_runs([m.subject for m in measured]):
+        drawn.append(_training_figure(measured, runs))
     large = [p for p in panels if not p.is_twin and p.summary.emergence is not None]
     if large:
         file = FigureFile(
             "norm_positions",
             "Where and when large norms appear",
             "Above: share of images whose patch at this place has a large norm. Below: share of "
-            "these patches that are as far from the median in an earlier layer.",
+            "these patches that are as far from the median earlier; half a block is between its "
+            "attention and its MLP.",
         )
         drawn.append((file, positions_figure(large)))
     for file, figure in drawn:
         save_figure(figure, folder.partial, file.name)
     return [file for file, _ in drawn]
+
+
+def _training_figure(
+    measured: Sequence[Measured], runs: Sequence[Run]
+) -> tuple[FigureFile, Figure]:
+    """Outliers over the training of every run."""
+    summaries = [m.summary for m in measured]
+    panels = [
+        Curves(
+            "patches above 3 x\nthe median (%)",
+            100.0,
+            {i: s.shares["last"]["3_x_median"] for i, s in enumerate(summaries)},
+        ),
+        Curves(
+            "patches above\nmean + 3 sd (%)",
+            100.0,
+            {i: s.shares["last"]["mean_plus_3sd"] for i, s in enumerate(summaries)},
+        ),
+        Curves(
+            "largest norm /\nmedian",
+            1.0,
+            {i: s.tests["last"]["max_over_median"] for i, s in enumerate(summaries)},
+        ),
+        Curves(
+            "outlier tokens found\n(share of patches, %)",
+            100.0,
+            {i: _found_share(s) for i, s in enumerate(summaries)},
+        ),
+    ]
+    file = FigureFile(
+        "norms_over_training",
+        "Outliers over training",
+        "Norms after the last block of every checkpoint of a run, with 95 % bands. The lowest "
+        "panel is 0 where the verdict is not that there are outlier tokens.",
+    )
+    note = "patch norms after the last block, before the last LayerNorm"
+    return file, curves_figure("Outliers over training", runs, panels, note)
+
+
+def _found_share(summary: NormSummary) -> Estimate:
+    verdict = summary.verdict
+    if verdict.answer == "found" and verdict.group is not None:
+        return verdict.group.share
+    return Estimate(0.0, summary.num_images)
 
 
 def summary_lines(results: dict[str, Any]) -> list[str]:
@@ -252,6 +323,10 @@ def summary_lines(results: dict[str, Any]) -> list[str]:
     for model in results["models"]:
         verdict = model["verdict"]
         lines.append(f"{model['title']}: outlier tokens {verdict['answer']}. {verdict['reason']}")
+        if verdict["answer"] == "found" and model["origin"] is not None:
+            made = model["origin"]["created_by"]
+            words = {"attention": "attention", "mlp": "MLP"}[made["sublayer"]]
+            lines.append(f"  Most become large in the {words} of block {made['block']} (from 0).")
     for pair in results["comparisons"]:
         difference: Estimate = pair["differences"]["share_above_3_x_median"]
         if difference.low is not None and difference.high is not None:

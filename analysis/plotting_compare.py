@@ -10,6 +10,7 @@ from analysis.bootstrap import Estimate
 from analysis.plotting import SERIES, is_leftmost, new_figure, styled
 
 _COLUMNS = 2
+_ZERO = 1e-9
 
 
 class NumberPanel(NamedTuple):
@@ -65,6 +66,7 @@ def _draw(axis: Axes, panel: NumberPanel, titles: Mapping[str, str]) -> None:
             _write_difference(axis, place, panel.differences[label], scale)
     axis.set_ylim(len(titles) - 0.5, -0.5)
     axis.margins(x=0.12)
+    axis.ticklabel_format(axis="x", useOffset=False)
     unit = " (%)" if panel.is_share else ""
     axis.set_title(f"{panel.question}: {panel.title}{unit}", loc="left", fontsize=8.5)
     axis.tick_params(labelsize=8)
@@ -73,11 +75,16 @@ def _draw(axis: Axes, panel: NumberPanel, titles: Mapping[str, str]) -> None:
 
 
 def _write_difference(axis: Axes, place: int, estimate: Estimate, scale: float) -> None:
-    text, weight = f"{scale * estimate.value:+.3g}", "normal"
+    text, weight = _signed(scale * estimate.value), "normal"
     if estimate.low is not None and estimate.high is not None:
-        text += f" [{scale * estimate.low:+.3g}, {scale * estimate.high:+.3g}]"
+        text += f" [{_signed(scale * estimate.low)}, {_signed(scale * estimate.high)}]"
         weight = "bold" if estimate.low * estimate.high > 0 else "normal"
     axis.text(1.01, place, text, transform=_row(axis), fontsize=7.5, va="center", fontweight=weight)
+
+
+def _signed(value: float) -> str:
+    """Three digits; what only rounding keeps from zero is zero."""
+    return "0" if abs(value) < _ZERO else f"{value:+.3g}"
 
 
 def _row(axis: Axes):

@@ -199,18 +199,51 @@ def _draw_emergence(axis: Axes, panels: Sequence[NormPanel]) -> None:
     for i, panel in enumerate(panels):
         if panel.summary.emergence is None:
             continue
-        shares = 100 * np.array(panel.summary.emergence)
+        x, shares = _stages(panel.summary)
         style = LINE_STYLES[i // len(SERIES) % 4]
-        axis.plot(
-            shares, color=SERIES[i % len(SERIES)], ls=style, marker="o", ms=3, label=panel.title
-        )
+        color = SERIES[i % len(SERIES)]
+        axis.plot(x, 100 * shares, color=color, ls=style, marker="o", ms=3, label=panel.title)
     axis.set_ylim(-3, 103)
-    axis.set_xlabel("blocks passed")
+    axis.set_xlabel("blocks passed (half a block: its attention only)")
     axis.set_ylabel("already as far from\nthe median there (%)")
     axis.set_title("Patches that are large after the last block", loc="left")
     axis.legend(loc="best")
     longest = max(len(panel.summary.verdicts) for panel in panels)
     axis.set_xticks(np.arange(longest)[:: max(1, longest // 12)])
+
+
+def _stages(summary: NormSummary) -> tuple[np.ndarray, np.ndarray]:
+    """Blocks passed, and the share of the large patches that are large by then."""
+    if summary.origin is None:
+        return np.arange(len(summary.verdicts)), np.array(summary.emergence)
+    shares = [summary.origin[0].share_before, *(stage.share_after for stage in summary.origin)]
+    return 0.5 * np.arange(len(shares)), np.array(shares)
+
+
+def low_tail_figure(panels: Sequence[NormPanel]) -> Figure:
+    """Where in the image the smallest norms sit."""
+    with styled():
+        columns = min(4, len(panels))
+        rows = -(-len(panels) // columns)
+        figure = new_figure(
+            max(4.8, 2.5 * columns + 1.2), 2.9 * rows + 0.6, "Where small patch norms sit"
+        )
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        largest = max(float(panel.summary.low_tail.map_q02.max()) for panel in panels)
+        limit = round_up(100 * max(largest, 0.02))
+        for axis, panel in zip(grid, panels, strict=False):
+            tail = panel.summary.low_tail
+            drawn = show_map(axis, 100 * tail.map_q02, (0.0, limit))
+            axis.set_title(
+                f"{_wrap(panel.title)}\n2 % below {tail.q02_over_median:.2f} x median\n"
+                f"{100 * tail.share_below_third.value:.2f} % below a third of it",
+                fontsize=8,
+            )
+        for axis in grid[len(panels) :]:
+            axis.remove()
+        bar = figure.colorbar(drawn, ax=list(grid[: len(panels)]), shrink=0.9)
+        bar.set_label("images with one of the 2 %\nsmallest norms here (%)")
+    return figure
 
 
 def _panel_grid(panels: Sequence[NormPanel], title: str, height: float, share_x: bool = False):

@@ -45,7 +45,7 @@ def accuracy_figure(panels: Sequence[ProbePanel]) -> Figure:
         for axis, method in zip(axes, methods, strict=True):
             for place, panel in enumerate(panels):
                 _draw_model(axis, panel, method, names, place, len(panels))
-            axis.axvline(100 * panels[0].majority, color="#999999", ls=":", lw=1.2)
+            axis.axvline(100 * panels[0].majority, color="#999999", ls=":", label="commonest class")
             axis.set_title(METHODS[method], loc="left")
             axis.set_xlabel("validation accuracy (%)")
         axes[0].set_yticks(range(len(names)), [kind_title(name) for name in names])
@@ -69,7 +69,7 @@ def _draw_model(
         fits = kind.logistic if method == "logistic" else kind.neighbours
         if len(fits) > 1:
             draws = [100 * fit.is_right[kind.used].mean() for fit in fits]
-            axis.plot(draws, [y] * len(draws), ".", color=color, ms=3, alpha=0.6)
+            axis.plot(draws, [y] * len(draws), "|", color=color, ms=9, mew=1.0)
         if estimate.low is not None and estimate.high is not None:
             ends = (100 * estimate.low, 100 * estimate.high)
             axis.plot(ends, (y, y), color=color, lw=1.4, solid_capstyle="butt")
@@ -104,8 +104,8 @@ def _draw_curves(
         curve = 100 * np.mean([fit.tried for fit in kind.logistic], axis=0)
         axis.plot(strengths, curve, color=color, ls=style, lw=1.4, label=kind_title(kind.kind))
         chosen = [fit.choice for fit in kind.logistic]
-        best = [100 * fit.tried.max() for fit in kind.logistic]
-        axis.plot(chosen, best, "o", color=color, ms=3.5)
+        places = [int(np.argmin(np.abs(np.array(strengths) - value))) for value in chosen]
+        axis.plot(chosen, curve[places], "o", color=color, ms=4)
     axis.set_xscale("log")
     axis.set_title(panel.title, loc="left")
     axis.set_xlabel("strength C (large: weak penalty)")

@@ -359,8 +359,8 @@ def _write_figures(
             "probe_accuracy",
             "What each kind of token knows of the class",
             f"Accuracy of classifiers on one frozen token of each image, taken {where} the last "
-            "LayerNorm. Bars: 95 % intervals over the validation images; small dots: single draws "
-            "of random patches. Grey: always answering with the commonest class.",
+            "LayerNorm. Bars: 95 % intervals over the validation images; ticks: single draws "
+            "of random patches. Dotted: always answering with the commonest class.",
         ),
         FigureFile(
             "probe_strengths",

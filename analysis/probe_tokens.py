@@ -111,7 +111,7 @@ class TokenStore:
         """Takes in one batch."""
         norms, tokens = np.asarray(reduced.norms), np.asarray(reduced.tokens)
         largest = np.argsort(-norms, axis=1, kind="stable")[:, : self._num_largest]
-        drawn = [self._generator(i, 0).permutation(norms.shape[1]) for i in batch.indices]
+        drawn = [self._generator(i, 0).permutation(norms.shape[1]) for i in batch.indices.tolist()]
         places = np.concatenate([largest, np.stack(drawn)[:, : self._num_random]], axis=1)
         patches = np.take_along_axis(tokens[:, self.layout.patches], places[..., None], axis=1)
         others = tokens[:, : self.layout.patches.start]
@@ -192,7 +192,7 @@ class TokenStore:
         """Place in the record of one of the image's outliers, each as likely as the others."""
         above = self._norms_of_kept()[:, : self._num_largest] > cut
         count = np.maximum(above.sum(axis=1), 1)  # sorted: outliers are the first
-        uniform = np.array([self._generator(i, 1 + draw).random() for i in self.indices])
+        uniform = np.array([self._generator(i, 1 + draw).random() for i in self.indices.tolist()])
         return self._first_patch + (uniform * count).astype(int)
 
     def _normal_slot(self, draw: int, cut: float) -> Int[np.ndarray, " n"]:
@@ -211,4 +211,4 @@ class TokenStore:
         return self._columns.mapped("vectors").reshape(self.num_images, -1, self.dim)
 
     def _generator(self, index: int, purpose: int) -> np.random.Generator:
-        return np.random.default_rng((self.seed, int(index), purpose))
+        return np.random.default_rng((self.seed, index, purpose))

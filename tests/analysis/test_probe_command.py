@@ -1,0 +1,186 @@
+"""Does `regvit-analyze probe` work from end to end, and end clearly on bad input?"""
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.cli import main
+
+
+def call(monkeypatch, *arguments) -> int:
+    """Exit status of the command, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["regvit-analyze", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+def read(folder: Path) -> dict:
+    def refuse(constant):
+        raise AssertionError(f"{constant} in results.json")
+
+    return json.loads((folder / "results.json").read_text(), parse_constant=refuse)
+
+
+FEW = ("--num-strengths", 3, "--draws", 2, "--bootstrap", 100, "--neighbours", 3, 10)
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory, checkpoints, pictures):
+    out = tmp_path_factory.mktemp("probed") / "probe"
+    with pytest.MonkeyPatch.context() as patch:
+        status = call(
+            patch,
+            *("probe", "--checkpoint", checkpoints["planted"], checkpoints["registers"]),
+            *("--data", pictures, "--out", out, *FEW),
+        )
+    assert status == 0
+    return out
+
+
+def test_every_kind_has_an_accuracy_with_an_interval(probed):
+    results = read(probed)
+    assert results["analysis"] == "probe"
+    assert results["data"]["num_images"] == 40
+    assert results["data"]["num_train"] == 160
+    assert not results["data"]["splits_are_the_data_sets_own"]
+    planted, registers = results["models"]
+    assert [row["kind"] for row in planted["kinds"]][:3] == ["cls", "mean_patch", "normal_patch"]
+    assert len(registers["kinds"]) == 10
+    for row in registers["kinds"]:
+        if row["reason"] is None:
+            fits = row["logistic"]
+            low, high = fits["accuracy"]["interval"]
+            assert 0 <= low <= fits["accuracy"]["value"] <= high <= 1
+            assert len(fits["chosen"]) == (
+                2 if "_patch" in row["kind"][-6:] and row["kind"] != "mean_patch" else 1
+            )
+    assert 0 < planted["outliers"]["share_of_images"]["train"]["value"] <= 1
+
+
+def test_models_and_kinds_are_compared_on_the_same_images(probed):
+    results = read(probed)
+    (pair,) = results["comparisons"]
+    assert (pair["from"], pair["to"]) == ("planted", "registers")
+    assert {"accuracy_logistic_cls", "accuracy_neighbours_mean_patch"} <= set(pair["differences"])
+    values = [model["kinds"][0]["logistic"]["accuracy"]["value"] for model in results["models"]]
+    change = pair["differences"]["accuracy_logistic_cls"]
+    assert change["value"] == pytest.approx(values[1] - values[0], abs=1e-6)
+    between = {
+        (row["from"], row["to"]) for row in results["models"][0]["differences_between_kinds"]
+    }
+    assert ("cls", "mean_patch") in between
+
+
+def test_files_are_those_that_the_results_name(probed):
+    results = read(probed)
+    present = {path.name for path in probed.iterdir()}
+    assert present == {*results["files"], "results.json"}
+    for figure in results["figures"]:
+        assert (probed / figure["file"]).stat().st_size > 1000
+    with (probed / "probe.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["method"] for row in rows} == {"logistic", "neighbours"}
+
+
+def test_splits_and_fewer_images_are_respected(monkeypatch, tmp_path, checkpoints, pictures):
+    for split in ("train", "val"):
+        shutil.copytree(pictures, tmp_path / "data" / split)
+    status = call(
+        monkeypatch,
+        *("probe", "--checkpoint", checkpoints["plain"], "--data", tmp_path / "data"),
+        *("--out", tmp_path / "out", "--num-train", 40, "--num-images", 30, "--features", "last"),
+        *("--outlier", "absolute_150", *FEW),
+    )
+    assert status == 0
+    results = read(tmp_path / "out")
+    assert results["data"]["num_train"] == 40
+    assert results["data"]["num_images"] == 30
+    assert results["data"]["splits_are_the_data_sets_own"]
+    (model,) = results["models"]
+    assert model["probed"] == "before the last LayerNorm"
+    outlier = next(row for row in model["kinds"] if row["kind"] == "outlier_patch")
+    assert outlier["reason"].startswith("0 training images")
+    assert "logistic" not in outlier
+    assert model["outliers"]["share_of_images"]["val"]["value"] == 0
+
+
+def bad_data(case: str, folder: Path, pictures: Path) -> Path:
+    """A data folder that a probe cannot use."""
+    files = sorted((pictures / "ant").iterdir())[:4]
+    places = {
+        "unlabelled": [folder / "a"],
+        "one class": [folder / "a" / "ant"],
+        "unlike classes": [
+            folder / "train" / "ant",
+            folder / "train" / "bee",
+            folder / "val" / "ant",
+        ],
+    }
+    for place in places[case]:
+        place.mkdir(parents=True)
+        for file in files:
+            shutil.copy(file, place / file.name)
+    return folder / "a" if case != "unlike classes" else folder
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [("unlabelled", "no classes"), ("one class", "class ant only"), ("unlike classes", "bee")],
+)
+def test_data_without_usable_classes_are_refused(
+    case, message, monkeypatch, tmp_path, checkpoints, pictures, capsys
+):
+    data = bad_data(case, tmp_path / "data", pictures)
+    status = call(
+        monkeypatch,
+        *("probe", "--checkpoint", checkpoints["plain"], "--data", data, "--out", tmp_path / "out"),
+    )
+    assert status == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_class_without_a_training_image_is_named(
+    monkeypatch, tmp_path, checkpoints, pictures, capsys
+):
+    status = call(
+        monkeypatch,
+        *("probe", "--checkpoint", checkpoints["plain"], "--data", pictures),
+        *("--num-train", 1, "--out", tmp_path / "out", *FEW),
+    )
+    assert status == 2
+    assert "1 classes have no image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--draws", 0), ("--split", "train"), ("--neighbours", 0), ("--num-strengths", 0)]
+)
+def test_options_that_make_no_sense_are_refused(
+    arguments, monkeypatch, tmp_path, checkpoints, pictures, capsys
+):
+    status = call(
+        monkeypatch,
+        *("probe", "--checkpoint", checkpoints["plain"], "--data", pictures),
+        *("--out", tmp_path / "out", *arguments),
+    )
+    assert status == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_a_comparison_reads_the_probe(monkeypatch, tmp_path, probed, capsys):
+    assert call(monkeypatch, "compare", "--results", probed, "--out", tmp_path / "out") == 0
+    results = read(tmp_path / "out")
+    names = {row["name"]: row for row in results["headlines"]}
+    change = names["logistic_cls"]["differences"]["registers"]
+    expected = read(probed)["comparisons"][0]["differences"]["accuracy_logistic_cls"]
+    assert change == expected
+    assert names["logistic_mean_register"]["values"].keys() == {"registers"}
+    assert np.isfinite([row["value"] for row in names["logistic_cls"]["values"].values()]).all()
