@@ -23,6 +23,7 @@ from analysis.lost_scores import (
 from analysis.options import LostOptions
 from analysis.results import ResultFolder, estimate_columns
 from analysis.subjects import Subject
+from regvit_jax.boxes import HIT_IOU
 
 Json = dict[str, Any]
 
@@ -188,7 +189,7 @@ def _box_rows(found: Found, file_names: Sequence[str]):
             **dict(zip(("seed_x", "seed_y"), found.seeds[place].tolist(), strict=True)),
             "num_objects": len(scene.objects),
             "best_iou": float(iou) if is_scored else "",
-            "is_hit": int(hits(iou)) if is_scored else "",
+            "is_hit": int(iou >= HIT_IOU) if is_scored else "",
         }
 
 
