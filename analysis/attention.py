@@ -8,12 +8,14 @@ Letters: b images, l blocks, k heads, q = 1 + r queries (CLS, then the registers
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from analysis.attention_outliers import OutlierMass, OutlierMassStore, last_norms
 from analysis.bootstrap import Bootstrap, Estimate
 from regvit_jax.checkpoint import Params
 from regvit_jax.config import ViTConfig
@@ -28,6 +30,9 @@ MEASURES = {
     "mass_patches": "share of the attention on the patches",
 }
 
+COMPARED_DEFINITION = "quantile_98"
+"""Of an outlier, where models are compared: of each one as many patches."""
+
 
 class Rows(NamedTuple):
     """What is kept of the attention of a batch."""
@@ -38,6 +43,8 @@ class Rows(NamedTuple):
     """Mean cosine, and mean centred cosine, of the pairs of register maps; 0 below 2 registers."""
     maps: Float[Array, "b k q n"]
     """Attention on patches in the chosen block, head by head."""
+    norms: Float[Array, "b n"]
+    """Of the patches after the last block."""
 
 
 def attention_rows(layer: int) -> Callable[[ViTTrace, TokenLayout], Rows]:
@@ -55,6 +62,7 @@ def attention_rows(layer: int) -> Callable[[ViTTrace, TokenLayout], Rows]:
             measures(mean, layout),
             register_similarity(mean[..., layout.registers, layout.patches]),
             rows[layer][..., layout.patches],
+            last_norms(trace, layout),
         )
 
     return reduce
@@ -115,19 +123,39 @@ def query_names(config: ViTConfig) -> list[str]:
 
 
 class Accumulator:
-    """Adds up the attention of a data set: a few numbers an image, and one average map."""
+    """Adds up the attention of a data set: a few numbers an image, and one average map.
+
+    CLS's maps and the norms wait in files, 1.6 kB an image for the small variant, until `close`.
+    """
 
     def __init__(self) -> None:
         self._measures: list[Any] = []
         self._similarity: list[Any] = []
         self._map_sum: Any = 0.0
+        self._outliers: OutlierMassStore | None = None
         self.num_images = 0
+
+    def __enter__(self) -> "Accumulator":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._outliers is not None:
+            self._outliers.close()
 
     def add(self, rows: Rows) -> None:
         """Takes in one batch."""
         self._measures.append(rows.measures)
         self._similarity.append(rows.similarity)
-        self._map_sum = self._map_sum + rows.maps.mean(axis=1).sum(axis=0, dtype=np.float64)
+        mean = np.asarray(rows.maps).mean(axis=1)
+        self._map_sum = self._map_sum + mean.sum(axis=0, dtype=np.float64)
+        if self._outliers is None:
+            self._outliers = OutlierMassStore(mean.shape[-1])
+        self._outliers.add(np.asarray(rows.norms), mean[:, 0])
         self.num_images += rows.maps.shape[0]
 
     def per_image(self, measure: str) -> Float[np.ndarray, "n l q"]:
@@ -137,6 +165,12 @@ class Accumulator:
     def similarity(self) -> Float[np.ndarray, "n l 2"]:
         """Register-map similarity of all images."""
         return np.concatenate(self._similarity)
+
+    @property
+    def outliers(self) -> OutlierMassStore:
+        """Norms of the patches, and how much of CLS's attention each gets."""
+        assert self._outliers is not None
+        return self._outliers
 
     def average_map(self) -> Float[np.ndarray, "q n"]:
         """The mean over the images of the head-averaged maps."""
@@ -155,6 +189,8 @@ class AttentionSummary:
     """By block: cosine and centred cosine of the register maps; None below two registers."""
     register_embeddings: float | None
     """Mean pairwise cosine of the register embeddings."""
+    outlier_mass: dict[str, OutlierMass]
+    """By definition of an outlier: CLS's attention on them, in the chosen block."""
     average_map: np.ndarray
     """Of the chosen block, (q, gh, gw)."""
 
@@ -177,8 +213,20 @@ def summarise_attention(
         measures=by_measure,
         register_maps=similarity,
         register_embeddings=register_embeddings,
+        outlier_mass=accumulator.outliers.summarise(bootstrap),
         average_map=accumulator.average_map().reshape(len(queries), *layout.grid),
     )
+
+
+def compared_features(accumulator: Accumulator, num_registers: int) -> dict[str, np.ndarray]:
+    """Of every image: what models are compared by; all but the outliers' in the last block."""
+    found = {f"cls_{name}": accumulator.per_image(name)[:, -1, 0] for name in MEASURES}
+    found["cls_mass_outliers"] = accumulator.outliers.masses(COMPARED_DEFINITION)
+    if num_registers > 1:
+        cosines = accumulator.similarity()[:, -1]
+        found |= {"register_maps_cosine": cosines[:, 0]}
+        found |= {"register_maps_centred_cosine": cosines[:, 1]}
+    return found
 
 
 def _means(values: Float[np.ndarray, "n l q"], bootstrap: Bootstrap) -> list[list[Estimate]]:

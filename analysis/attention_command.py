@@ -5,16 +5,22 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from analysis.attention import (
+    COMPARED_DEFINITION,
     MEASURES,
     Accumulator,
     AttentionSummary,
     attention_rows,
+    compared_features,
     embedding_similarity,
     query_names,
     summarise_attention,
 )
+from analysis.attention_rollout import rollout_maps
 from analysis.bootstrap import Bootstrap, Estimate
+from analysis.epochs import training_runs
 from analysis.extract import extract
 from analysis.options import AttentionOptions
 from analysis.plotting import Figure, save_figure
@@ -23,11 +29,13 @@ from analysis.plotting_attention import (
     ShownAttention,
     average_figure,
     by_layer_figure,
+    evolution_figure,
     heads_figure,
     maps_figure,
     side_by_side_figure,
     similarity_figure,
 )
+from analysis.plotting_epochs import Curves, curves_figure
 from analysis.results import FigureFile, ResultFolder, estimate_columns
 from analysis.subjects import Subject, choose_images, choose_shown, open_batches, open_subjects
 from regvit_jax.checkpoint import versions
@@ -36,6 +44,9 @@ from regvit_jax.errors import InputError
 from regvit_jax.tokens import resolve_layers
 
 Drawn = list[tuple[FigureFile, Figure]]
+
+NUM_EVOLUTIONS = 2
+"""Shown images whose maps are drawn over training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +58,10 @@ class Attended:
     """Block of the maps, from 0."""
     summary: AttentionSummary
     shown: list[ShownAttention]
+    rolled: list[ShownAttention]
+    """Attention rollout on the shown images, as maps of one head."""
+    features: dict[str, np.ndarray]
+    """Of every image: what models are compared by."""
     skipped: list[str]
 
     @property
@@ -84,9 +99,9 @@ def analyse(options: AttentionOptions) -> dict[str, Any]:
             },
             "measures": MEASURES,
             "models": [_model_json(model) for model in attended],
-            "comparisons": [],
+            "comparisons": _comparisons(attended, options),
             "figures": [f.to_json() for f in _write_figures(folder, attended, options)],
-            "tables": _write_tables(folder, attended),
+            "tables": _write_tables(folder, attended, _comparisons(attended, options)),
             "versions": versions(),
         }
         folder.finish(results)
@@ -100,24 +115,50 @@ def _attend(
     batches = open_batches(options, subject, source, indices)
     model, params = subject.load(options.seed)
     layout = model.layout((subject.preprocess.height, subject.preprocess.width, 3))
-    accumulator, wanted, images = Accumulator(), set(shown.tolist()), []
-    for batch, rows in extract(model, params, batches, attention_rows(layer), label=subject.label):
-        accumulator.add(rows)
-        for i, index in enumerate(batch.indices.tolist()):
-            if index in wanted:
-                name = source.file_names[index].split("/")[-1]
-                maps = rows.maps[i].reshape(*rows.maps.shape[1:3], *layout.grid)
-                images.append(ShownAttention(name, batch.pixels[i].copy(), maps.copy()))
-    if not accumulator.num_images:
-        raise InputError(f"None of the {len(indices)} images of {source.name} can be read.")
-    summary = summarise_attention(
-        accumulator,
-        layout,
-        query_names(subject.config),
-        embedding_similarity(params),
-        Bootstrap(accumulator.num_images, options.bootstrap, options.seed),
-    )
-    return Attended(subject, layer, summary, images, batches.skipped)
+    wanted, images = set(shown.tolist()), []
+    with Accumulator() as accumulator:
+        reduce = attention_rows(layer)
+        for batch, rows in extract(model, params, batches, reduce, label=subject.label):
+            accumulator.add(rows)
+            for i, index in enumerate(batch.indices.tolist()):
+                if index in wanted:
+                    name = source.file_names[index].split("/")[-1]
+                    maps = rows.maps[i].reshape(*rows.maps.shape[1:3], *layout.grid)
+                    images.append(ShownAttention(name, batch.pixels[i].copy(), maps.copy()))
+        if not accumulator.num_images:
+            raise InputError(f"None of the {len(indices)} images of {source.name} can be read.")
+        summary = summarise_attention(
+            accumulator,
+            layout,
+            query_names(subject.config),
+            embedding_similarity(params),
+            Bootstrap(accumulator.num_images, options.bootstrap, options.seed),
+        )
+        features = compared_features(accumulator, subject.config.num_registers)
+    rolled = _roll_out(model, params, subject, images) if options.rollout else []
+    return Attended(subject, layer, summary, images, rolled, features, batches.skipped)
+
+
+def _roll_out(model, params, subject: Subject, images: Sequence[ShownAttention]):
+    """The rollout of the shown images, as maps of one head."""
+    pixels = np.stack([image.pixels for image in images])
+    maps = rollout_maps(model, params, subject.preprocess, pixels)
+    return [image._replace(maps=values[None]) for image, values in zip(images, maps, strict=True)]
+
+
+def _comparisons(attended: Sequence[Attended], options: AttentionOptions) -> list[dict[str, Any]]:
+    """The first checkpoint against every other one, on the same images."""
+    first, rows = attended[0], []
+    for other in attended[1:]:
+        bootstrap = Bootstrap(other.summary.num_images, options.bootstrap, options.seed)
+        differences = {
+            name: bootstrap.mean(other.features[name] - values)
+            for name, values in first.features.items()
+            if name in other.features
+        }
+        pair = {"from": first.subject.label, "to": other.subject.label, "paired": True}
+        rows.append(pair | {"differences": differences})
+    return rows
 
 
 def _model_json(model: Attended) -> dict[str, Any]:
@@ -138,19 +179,19 @@ def _model_json(model: Attended) -> dict[str, Any]:
         "queries": summary.queries,
         "layers": layers,
         "register_embedding_cosine": summary.register_embeddings,
+        "outlier_mass": {k: v._asdict() for k, v in summary.outlier_mass.items()},
         "average_map": summary.average_map,
         "arrays": f"attention_maps_{model.slug}.npz",
     }
 
 
 def _write_maps(folder: ResultFolder, model: Attended) -> None:
-    import numpy as np
-
     folder.write_arrays(
         f"attention_maps_{model.slug}.npz",
         {
             "maps": np.stack([image.maps for image in model.shown]),
             "average_map": model.summary.average_map,
+            **({"rollout": np.stack([i.maps[0] for i in model.rolled])} if model.rolled else {}),
             "file_names": np.array([image.name for image in model.shown]),
             "queries": np.array(model.summary.queries),
             "block": np.array(model.layer),
@@ -158,7 +199,9 @@ def _write_maps(folder: ResultFolder, model: Attended) -> None:
     )
 
 
-def _write_tables(folder: ResultFolder, attended: Sequence[Attended]) -> list[dict[str, str]]:
+def _write_tables(
+    folder: ResultFolder, attended: Sequence[Attended], comparisons: Sequence[dict[str, Any]]
+) -> list[dict[str, str]]:
     rows = []
     for model in attended:
         for block in range(model.subject.config.depth):
@@ -174,13 +217,36 @@ def _write_tables(folder: ResultFolder, attended: Sequence[Attended]) -> list[di
                     row |= estimate_columns(name, model.summary.measures[name][block][i])
                 rows.append(row)
     folder.write_table("attention_by_layer.csv", rows)
-    return [{"file": "attention_by_layer.csv", "title": "Attention by block and query"}]
+    outliers = [
+        {"model": model.subject.label, "block": model.layer, "definition": name, "cut": mass.cut}
+        | {"n": mass.mass.n}
+        | estimate_columns("share_of_patches", mass.share_of_patches)
+        | estimate_columns("mass", mass.mass)
+        for model in attended
+        for name, mass in model.summary.outlier_mass.items()
+    ]
+    folder.write_table("attention_on_outliers.csv", outliers)
+    tables = [
+        {"file": "attention_by_layer.csv", "title": "Attention by block and query"},
+        {"file": "attention_on_outliers.csv", "title": "Attention of CLS on outlier patches"},
+    ]
+    compared = [
+        {"from": pair["from"], "to": pair["to"], "quantity": name, "n": difference.n}
+        | estimate_columns("difference", difference)
+        for pair in comparisons
+        for name, difference in pair["differences"].items()
+    ]
+    if compared:
+        folder.write_table("comparisons.csv", compared)
+        tables.append({"file": "comparisons.csv", "title": "Paired differences between models"})
+    return tables
 
 
 def _write_figures(
     folder: ResultFolder, attended: Sequence[Attended], options: AttentionOptions
 ) -> list[FigureFile]:
     drawn = _map_figures(attended, options) + _summary_figures(attended)
+    drawn += _training_figures(attended)
     for file, figure in drawn:
         save_figure(figure, folder.partial, file.name)
     return [file for file, _ in drawn]
@@ -206,6 +272,14 @@ def _map_figures(attended: Sequence[Attended], options: AttentionOptions) -> Dra
                 "the image, and by itself below it.",
             )
             drawn.append((file, maps_figure(model.shown, queries, title, model.block)))
+        if model.rolled:
+            file = FigureFile(
+                f"attention_rollout_{model.slug}",
+                f"{title}: attention rollout",
+                "What CLS and every register draw from the patches through all blocks together; "
+                "each block passes on half of a token and half of what it attends to.",
+            )
+            drawn.append((file, maps_figure(model.rolled, queries, title, "all blocks, rollout")))
         if options.heads != "mean":
             file = FigureFile(
                 f"attention_heads_{model.slug}",
@@ -243,6 +317,60 @@ def _summary_figures(attended: Sequence[Attended]) -> Drawn:
         )
         drawn.append((similarity, similarity_figure(panels)))
     return drawn
+
+
+def _training_figures(attended: Sequence[Attended]) -> Drawn:
+    """Maps and measures over the training of every run of which there are several stages."""
+    runs = training_runs([model.subject for model in attended])
+    drawn: Drawn = []
+    for place, run in enumerate(runs):
+        stages = [
+            (f"{run.unit} {p}", attended[i]) for p, i in zip(run.places, run.members, strict=True)
+        ]
+        block, queries = stages[0][1].block, stages[0][1].summary.queries
+        for i in range(min(NUM_EVOLUTIONS, len(stages[0][1].shown))):
+            file = FigureFile(
+                f"attention_evolution_{place}_{i}",
+                f"{run.label}: attention maps over training",
+                "Mean over the heads; weights as they are, on one scale for all panels.",
+            )
+            columns = [(title, model.shown[i]) for title, model in stages]
+            drawn.append((file, evolution_figure(columns, queries, run.label, block)))
+    if runs:
+        file = FigureFile(
+            "attention_over_training",
+            "Attention over training",
+            "Last block, mean over the heads, with 95 % bands over the images. The cosine of the "
+            "registers' maps is high by construction; the centred one is not.",
+        )
+        figure = curves_figure("Attention over training", runs, _curves(attended), "last block")
+        drawn.append((file, figure))
+    return drawn
+
+
+def _curves(attended: Sequence[Attended]) -> list[Curves]:
+    """The numbers that are followed over training."""
+    summaries = [model.summary for model in attended]
+
+    def cls(measure: str) -> dict[int, Estimate | None]:
+        return {i: s.measures[measure][-1][0] for i, s in enumerate(summaries)}
+
+    def maps(which: int) -> dict[int, Estimate | None]:
+        return {
+            i: s.register_maps[-1][which] if s.register_maps else None
+            for i, s in enumerate(summaries)
+        }
+
+    outliers = {i: s.outlier_mass[COMPARED_DEFINITION].mass for i, s in enumerate(summaries)}
+    panels = [
+        Curves("cosine of the\nregisters' maps", 1.0, maps(0)),
+        Curves("centred cosine of\nthe registers' maps", 1.0, maps(1)),
+        Curves("attention of CLS on\nthe registers (%)", 100.0, cls("mass_registers")),
+        Curves("attention of CLS on\n2 % largest norms (%)", 100.0, outliers),
+        Curves("entropy of CLS's map\n(1 = even)", 1.0, cls("entropy")),
+    ]
+    has_registers = any(s.register_maps for s in summaries)
+    return panels if has_registers else panels[3:]
 
 
 def summary_lines(results: dict[str, Any]) -> list[str]:

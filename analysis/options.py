@@ -90,6 +90,8 @@ class AttentionOptions(ImageOptions):
     """Block whose maps are drawn, from 0; -1 is the last."""
     heads: HeadChoice = "both"
     """Draw the mean over the heads, each head, or both."""
+    rollout: bool = True
+    """Also draw attention rollout (all blocks together) on the shown images."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

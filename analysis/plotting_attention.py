@@ -127,6 +127,36 @@ def side_by_side_figure(
     return figure
 
 
+def evolution_figure(
+    stages: Sequence[tuple[str, ShownAttention]], queries: Sequence[str], title: str, block: str
+) -> Figure:
+    """The maps of one image over training: rows CLS and registers, columns checkpoints."""
+    with styled():
+        size = 1.15
+        figure = new_figure(
+            size * (1 + len(stages)) + 1.6,
+            size * len(queries) + 1.3,
+            f"{title}: attention over training",
+        )
+        axes = figure.subplots(len(queries), 1 + len(stages), squeeze=False)
+        means = [shown.maps.mean(axis=0) for _, shown in stages]
+        limits = _limits(means)
+        show_image(axes[0, 0], stages[0][1].pixels)
+        for row in axes[1:, 0]:
+            row.axis("off")
+        for column, maps in zip(axes.T[1:], means, strict=True):
+            for axis, values in zip(column, maps, strict=True):
+                drawn = show_map(axis, 100 * values, limits)
+        for row, query in zip(axes, queries, strict=True):
+            row_label(row[1], query)
+        _head_row(list(axes[0]), ["image", *(name for name, _ in stages)])
+        _colour_bar(figure, drawn, axes, len(queries))
+        figure.supxlabel(
+            f"{stages[0][1].name}; {block}, mean over the heads, not renormalised", fontsize=8
+        )
+    return figure
+
+
 def average_figure(panels: Sequence[AttentionPanel], block: str) -> Figure:
     """The maps averaged over all images; one row a model, one scale."""
     with styled():

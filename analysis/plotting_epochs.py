@@ -11,6 +11,10 @@ from analysis.epochs import Run
 from analysis.plotting import LINE_STYLES, SERIES, legend_below, new_figure, styled
 
 
+_LEAST = 0.06
+"""Per cent; the axis of shares that are all zero ends at 1."""
+
+
 class Curves(NamedTuple):
     """One number of all stages of all runs."""
 
@@ -30,6 +34,8 @@ def curves_figure(title: str, runs: Sequence[Run], panels: Sequence[Curves], not
             for i, run in enumerate(runs):
                 _draw(axis, run, panel, SERIES[i % len(SERIES)], LINE_STYLES[i // len(SERIES) % 4])
             axis.set_ylabel(panel.label)
+            if panel.scale == 100.0:  # shares begin at zero
+                axis.set_ylim(bottom=0.0, top=None if axis.get_ylim()[1] > _LEAST else 1.0)
         axes[-1].set_xlabel(" and ".join(sorted({f"training {run.unit}" for run in runs})))
         axes[0].set_title(note, loc="left", fontsize=8)
         legend_below(figure, list(axes), columns=2)

@@ -10,10 +10,13 @@ from analysis.attention import (
     MEASURES,
     Accumulator,
     attention_rows,
+    compared_features,
     embedding_similarity,
     query_names,
     summarise_attention,
 )
+from analysis.attention_outliers import OutlierMassStore
+from analysis.attention_rollout import rollout
 from analysis.bootstrap import Bootstrap
 
 # float32 sums of at most 53 weights against float64: measured 3e-7.
@@ -89,16 +92,19 @@ def test_register_embeddings_are_compared_pair_by_pair():
 def test_a_data_set_is_summed_up_batch_by_batch(traced):
     config, params, trace, layout = traced
     rows = attention_rows(2)(trace, layout)
-    accumulator = Accumulator()
-    for part in (slice(0, 4), slice(4, 6)):
-        accumulator.add(jax.tree.map(lambda leaf, part=part: np.asarray(leaf)[part], rows))
-    summary = summarise_attention(
-        accumulator,
-        layout,
-        query_names(config),
-        embedding_similarity(params),
-        Bootstrap(6, 200),
-    )
+    with Accumulator() as accumulator:
+        for part in (slice(0, 4), slice(4, 6)):
+            accumulator.add(jax.tree.map(lambda leaf, part=part: np.asarray(leaf)[part], rows))
+        summary = summarise_attention(
+            accumulator,
+            layout,
+            query_names(config),
+            embedding_similarity(params),
+            Bootstrap(6, 200),
+        )
+        features = compared_features(accumulator, config.num_registers)
+    assert set(features) >= {"cls_entropy", "cls_mass_outliers"}
+    assert ("register_maps_cosine" in features) == (config.num_registers > 1)
     assert summary.num_images == 6
     assert len(summary.queries) == 1 + config.num_registers
     for name in MEASURES:
@@ -111,3 +117,38 @@ def test_a_data_set_is_summed_up_batch_by_batch(traced):
     mean_map = np.asarray(rows.maps, np.float64).mean(axis=(0, 1)).reshape(-1, *layout.grid)
     np.testing.assert_allclose(summary.average_map, mean_map, rtol=0, atol=ATOL)
     assert (summary.register_maps is None) == (config.num_registers < 2)
+
+
+def test_rollout_is_the_product_of_all_blocks(traced):
+    config, _, trace, layout = traced
+    found = np.asarray(rollout(trace, layout))
+    for image in range(6):
+        product = np.eye(layout.num_tokens)
+        for block in trace.blocks:
+            mean = np.asarray(block.attn, np.float64)[image].mean(axis=0)
+            product = (0.5 * mean + 0.5 * np.eye(len(mean))) @ product
+        expected = product[: 1 + config.num_registers, layout.patches]
+        np.testing.assert_allclose(found[image], expected, rtol=0, atol=ATOL)
+
+
+def test_attention_on_outliers_is_that_of_a_loop():
+    generator = np.random.default_rng(0)
+    norms = generator.gamma(2.0, size=(20, 12)).astype(np.float32)
+    maps = generator.dirichlet(np.ones(14), size=20)[:, :12].astype(np.float32)
+    store = OutlierMassStore(12)
+    for part in (slice(0, 7), slice(7, None)):
+        store.add(norms[part], maps[part])
+    found = store.summarise(Bootstrap(20, 200))["quantile_98"]
+    cut = np.quantile(norms.astype(np.float64), 0.98)
+    masses = [
+        sum(m for n, m in zip(*rows, strict=True) if n > cut)
+        for rows in zip(norms, maps, strict=True)
+    ]
+    assert found.cut == pytest.approx(cut)
+    assert found.mass.value == pytest.approx(np.mean(masses), abs=ATOL)
+    assert found.share_of_patches.value == pytest.approx((norms > cut).mean(), abs=ATOL)
+    relative = np.sum(masses) / maps.sum(dtype=np.float64)
+    assert found.share_of_patch_mass.value == pytest.approx(relative, abs=ATOL)
+    np.testing.assert_allclose(store.masses("quantile_98"), masses, rtol=0, atol=ATOL)
+    assert store.summarise(Bootstrap(20, 200))["absolute_150"].mass.value == 0
+    store.close()

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from analysis.bootstrap import Bootstrap
-from analysis.norms import QUANTILES, NormStore, pooled_quantiles, summarise, token_norms
+from analysis.norms import (
+    QUANTILES,
+    NormStore,
+    creator,
+    pooled_quantiles,
+    summarise,
+    token_norms,
+)
 from regvit_jax.tokens import TokenLayout
 
 # A sum of 24 squares in float32, against float64: measured 6e-7 of norms up to 10.
@@ -94,3 +101,34 @@ def test_the_layer_where_outliers_appear_and_where_they_sit_are_seen():
     assert counts.sum() == 1050 * 20
     assert edges[0] <= norms[:, 4, 2:].min()
     assert norms[:, 4, 2:].max() <= edges[-1]
+
+
+def test_the_sub_layer_that_makes_large_patches_is_named():
+    generator = np.random.default_rng(3)
+    layout = TokenLayout(0, (4, 5))
+    norms = generator.uniform(9, 11, (60, 5, 21)).astype(np.float32)
+    between = generator.uniform(9, 11, (60, 3, 20)).astype(np.float32)
+    norms[:30, 2:, 20] = 200.0  # from block 1's MLP on
+    between[:30, 2, 19] = 200.0
+    with NormStore(5, layout) as store:
+        store.append(norms, between=between)
+        summary = summarise(store, Bootstrap(60, 200))
+    made = creator(summary.origin)
+    assert (made.block, made.sublayer, made.share_before, made.share_after) == (1, "mlp", 0, 1)
+    assert len(summary.origin) == 6
+    with NormStore(5, layout) as store:
+        store.append(norms)
+        assert summarise(store, Bootstrap(60, 200)).origin is None
+
+
+def test_the_low_tail_is_counted_where_it_is():
+    generator = np.random.default_rng(4)
+    norms = generator.uniform(9, 11, (100, 4, 21)).astype(np.float32)
+    norms[:40, 2, 1] = 1.0
+    with NormStore(4, TokenLayout(0, (4, 5))) as store:
+        store.append(norms)
+        tail = summarise(store, Bootstrap(100, 200)).low_tail
+    assert tail.share_below_third.value == pytest.approx(40 / 2000)
+    assert tail.map_q02[0, 0] == pytest.approx(0.4)
+    assert tail.map_q02.shape == (4, 5)
+    assert tail.min_over_median == pytest.approx(0.1, abs=0.01)
