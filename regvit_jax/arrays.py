@@ -41,7 +41,7 @@ def describe_arrays(folder: Path) -> Described:
     """
     import orbax.checkpoint as ocp
 
-    with _damage_is_named(), ocp.StandardCheckpointer() as checkpointer:
+    with _damage_is_named(), ocp.StandardCheckpointer(**_alone()) as checkpointer:
         _check_files(folder)
         metadata = checkpointer.metadata(folder.resolve() / ARRAYS_FOLDER)
         found = flatten(dict(metadata.item_metadata.tree))
@@ -61,7 +61,7 @@ def read_arrays(folder: Path, described: Described) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
     template = {name: np.zeros(shape, kind) for name, (shape, kind) in described.items()}
-    with _damage_is_named(), ocp.StandardCheckpointer() as checkpointer:
+    with _damage_is_named(), ocp.StandardCheckpointer(**_alone()) as checkpointer:
         tree = checkpointer.restore(folder.resolve() / ARRAYS_FOLDER, unflatten(template))
         return flatten(tree)
 
@@ -131,14 +131,30 @@ def _writer() -> Iterator[Any]:
         (np.ndarray, handlers.NumpyHandler(deepcopy_host_arrays=False)),
         (jax.Array, handlers.ArrayHandler()),
     )
-    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=registry)
+    handler = ocp.PyTreeCheckpointHandler(
+        use_ocdbt=False, type_handler_registry=registry, **_alone()
+    )
     logger = logging.getLogger("absl")
     logger.addFilter(_says_something)
     try:
-        with ocp.Checkpointer(handler) as checkpointer:
+        with ocp.Checkpointer(handler, **_alone()) as checkpointer:
             yield checkpointer
     finally:
         logger.removeFilter(_says_something)
+
+
+def _alone() -> dict[str, Any]:
+    """Options by which Orbax waits for no other process: one of several writes, any may read."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    if jax.process_count() == 1:
+        return {}
+    mine = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=mine, active_processes={mine}, barrier_sync_key_prefix=f"process{mine}"
+    )
+    return {"multiprocessing_options": options}
 
 
 def _says_something(record: logging.LogRecord) -> bool:

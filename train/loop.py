@@ -20,7 +20,7 @@ from train.evaluate import evaluate
 from train.flops import matrix_rate, training_flops
 from train.hosts import any_of, from_first, is_first
 from train.initial import check_init, start_params
-from train.interrupt import listen
+from train.interrupt import StopRequest, listen
 from train.optim import make_optimizer, make_schedule
 from train.progress import ProgressLine
 from train.recipe import Recipe
@@ -112,7 +112,7 @@ def _train(recipe: Recipe, run: RunDirectory, data: Data, total: int) -> Outcome
             is_kept = step % steps_per_epoch == 0 and recipe.keeps_epoch(epoch)
             must_stop = stop.is_made
             if jax.process_count() > 1:  # all must stop after the same step
-                must_stop = step % recipe.log_steps == 0 and any_of(stop.is_made)
+                must_stop = step % recipe.log_steps == 0 and _agree_to_stop(watch, stop)
 
             # Nothing is saved before the losses so far are known to be numbers.
             if step % recipe.save_steps == 0 or is_last or must_stop:
@@ -134,6 +134,12 @@ def _train(recipe: Recipe, run: RunDirectory, data: Data, total: int) -> Outcome
     result = evaluate_and_save(run, recipe, data, state)
     run.finish(result)
     return Outcome(total, total, result, unreadable=len(batches.unreadable))
+
+
+def _agree_to_stop(watch: StepWatch, stop: StopRequest) -> bool:
+    """Whether any process was asked to stop."""
+    watch.wait_for_all()  # what processes send one another must not cross the steps' own sums
+    return any_of(stop.is_made)
 
 
 def _newest_state(

@@ -19,6 +19,7 @@ DEIT3_DATA = DataConfig(
     colour_jitter=0.3,
     mixup_alpha=0.8,
     cutmix_alpha=1.0,
+    mix_group=256,
     repeats=3,
 )
 """What DeiT-III does to images of ImageNet-1k."""
@@ -190,7 +191,7 @@ def _as_the_study_ran(official: Recipe) -> Recipe:
     return dataclasses.replace(
         official,
         model=dataclasses.replace(official.model, num_registers=4),
-        data=dataclasses.replace(official.data, batch_size=1024, mix_group=256),
+        data=dataclasses.replace(official.data, batch_size=1024),
         keep_every_epochs=20,
     )
 

@@ -57,11 +57,20 @@ class RunDirectory:
             training in it.
         """
         run = cls(path, is_writer)
-        if not is_writer:
-            return run
+        if is_writer:
+            try:
+                run._claim(recipe, allow_changes)
+            except InputError:
+                run.close()
+                raise
+        run.states.kept = recipe.kept_states
+        return run
+
+    def _claim(self, recipe: Recipe, allow_changes: bool) -> None:
+        path = self.path
         if (path / RECIPE).is_file():
-            run.lock()
-            if changes := differences(run.recipe(), recipe):
+            self.lock()
+            if changes := differences(self.recipe(), recipe):
                 if not allow_changes:
                     raise InputError(
                         f"{path} is the run of another configuration:\n  "
@@ -69,17 +78,15 @@ class RunDirectory:
                         + "\nChoose another --out, the same configuration to continue, or "
                         "--allow-changes to continue with this one."
                     )
-                run.log({"step": run.last_step(), "changed": changes})
+                self.log({"step": self.last_step(), "changed": changes})
                 (path / RESULT).unlink(missing_ok=True)
                 write_json(path / RECIPE, recipe.to_json())
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path} exists and is no training run. Choose another --out.")
         else:
             path.mkdir(parents=True, exist_ok=True)
-            run.lock()
+            self.lock()
             write_json(path / RECIPE, recipe.to_json())
-        run.states.kept = recipe.kept_states
-        return run
 
     def lock(self) -> None:
         """Keeps other processes out until this one ends, however it ends.

@@ -9,7 +9,7 @@ import os
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -121,7 +121,7 @@ class StateStore:
         return self.directory / str(step)
 
 
-def _named(state: TrainState) -> list[tuple[str, Array]]:
+def _named(state: TrainState) -> list[tuple[str, Any]]:
     """The leaves of a state, each with a name that tells its place."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]

@@ -100,7 +100,11 @@ def make_train_step(
         metrics = StepMetrics(loss, optax.tree.norm(grads))
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
-    mapped = jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0)
+    # Of several processes, JAX 0.10's pmap deletes a donated state before it has read all of it.
+    donated = (0,) if jax.process_count() == 1 else ()
+    mapped = jax.pmap(
+        step, AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=donated
+    )
     rng = jax.random.key(recipe.seed)
     return lambda state, batch: mapped(state, shard(batch), rng)
 
@@ -223,7 +227,8 @@ def first_state(
     params: Params, optimizer: optax.GradientTransformation, recipe: Recipe
 ) -> TrainState:
     """The state before the first step."""
-    ema = params if recipe.optim.ema_decay else None
+    # A copy: a step uses up both.
+    ema = jax.tree.map(jnp.copy, params) if recipe.optim.ema_decay else None
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -10,8 +11,10 @@ import pytest
 
 import train.loop
 from regvit_jax import checkpoint
+from regvit_jax.checkpoint import flatten
 from regvit_jax.errors import InputError
 from train.loop import train as run_training
+from train.rundir import RunDirectory
 from train.state import StateStore
 
 
@@ -171,10 +174,85 @@ def test_bad_input_is_refused_before_anything_is_written(
 
 
 def test_a_folder_of_photographs_is_trained_on(recipe, change, class_folders, tmp_path):
-    recipe = change(recipe, data=str(class_folders), epochs=2.0, min_crop_area=0.3)
+    recipe = change(recipe, data=str(class_folders), epochs=2.0, crop="random_resized")
     outcome = run_training(recipe, tmp_path / "run")
     assert outcome.total_steps == 2
     info = checkpoint.read_info(tmp_path / "run")
     assert info.class_names == ("cat", "dog")
     assert info.model.num_classes == 2
     assert info.metrics["top1"]["n"] == 8
+
+
+def test_two_processes_cannot_train_in_one_directory(recipe, tmp_path):
+    run = RunDirectory.claim(tmp_path / "run", recipe)
+    with pytest.raises(InputError, match="Another process is training"):
+        run_training(recipe, tmp_path / "run")
+    run.close()
+
+
+def test_another_configuration_is_taken_when_asked_for(finished, recipe, change, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    longer = change(recipe, epochs=12 / 2500, learning_rate=0.002)
+    outcome = run_training(longer, tmp_path / "run", allow_changes=True)
+    assert outcome.step == outcome.total_steps == 12
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    (changed,) = [line["changed"] for line in lines if "changed" in line]
+    assert "optim.learning_rate: 0.001 before, 0.002 now" in changed
+    assert losses(tmp_path / "run").keys() == set(range(1, 13))
+
+
+def test_ema_best_and_chosen_epochs_are_kept(recipe, change, class_folders, tmp_path):
+    recipe = change(
+        recipe,
+        data=str(class_folders),
+        epochs=5.0,
+        ema_decay=0.5,
+        keep_every_epochs=2,
+        eval_steps=2,
+    )
+    run_training(recipe, tmp_path / "run")
+    kept = sorted(path.name for path in (tmp_path / "run" / "epochs").iterdir())
+    assert kept == ["0", "1", "3"]
+    steps = [checkpoint.read_info(tmp_path / "run" / "epochs" / e).metrics["step"] for e in kept]
+    assert steps == [1, 2, 4]
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["ema_top1"] == checkpoint.read_info(tmp_path / "run" / "ema").metrics["top1"]
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    best = max(line["top1"]["share"] for line in lines if "top1" in line)
+    assert checkpoint.read_info(tmp_path / "run" / "best").metrics["top1"]["share"] == best
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+
+
+def test_a_run_starts_from_a_checkpoint_that_gets_registers_and_other_classes(
+    finished, recipe, change, class_folders, tmp_path
+):
+    recipe = change(
+        recipe,
+        data=str(class_folders),
+        init=str(finished[0]),
+        num_registers=6,
+        trainable="registers",
+    )
+    run_training(change(recipe, epochs=1.0), tmp_path / "run")
+    before, after = (flatten(checkpoint.load(path)[1]) for path in (finished[0], tmp_path / "run"))
+    assert after["reg_tokens"].shape == (1, 6, 24)
+    assert after["head/kernel"].shape == (24, 2)
+    same = [name for name in before if name not in ("reg_tokens", "head/kernel", "head/bias")]
+    for name in same:
+        np.testing.assert_array_equal(after[name], before[name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embed_dim": 48}, "embed_dim: 24 there, 48 asked for"),
+        ({"num_registers": 2}, "4 registers; .* not go on with 2"),
+        ({"init": "nowhere"}, "no checkpoint directory"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(
+    finished, recipe, change, tmp_path, changes, message
+):
+    with pytest.raises(InputError, match=message):
+        run_training(change(recipe, **{"init": str(finished[0]), **changes}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

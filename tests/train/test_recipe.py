@@ -20,7 +20,6 @@ def test_the_study_is_the_official_recipe_with_half_the_batch_and_four_registers
     assert differences(preset("official-800"), preset("study")) == [
         "model.num_registers: 0 before, 4 now",
         "data.batch_size: 2048 before, 1024 now",
-        "data.mix_group: None before, 256 now",
         "keep_every_epochs: 0 before, 20 now",
     ]
 

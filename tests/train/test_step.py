@@ -6,14 +6,18 @@ import numpy as np
 import optax
 import pytest
 
+from regvit_jax.checkpoint import flatten
 from regvit_jax.errors import InputError
-from regvit_jax.model import DeiT3
+from regvit_jax.model import DeiT3, init_params
+from train.optim import make_optimizer
+from train.recipe import DataConfig
 from train.state import TrainState
 from train.step import (
+    Draws,
     TrainBatch,
     check_devices,
-    first_state,
-    image_keys,
+    draw,
+    init_rng,
     make_batch_loss,
     make_rank_step,
     make_train_step,
@@ -32,7 +36,7 @@ def model(recipe):
 
 @pytest.fixture(scope="module")
 def params(model):
-    return jax.tree.map(np.array, first_state(model, optax.sgd(RATE), seed=0).params)
+    return jax.tree.map(np.array, init_params(model, init_rng(0)))
 
 
 def one_step(model, params, recipe, preprocess, batch):
@@ -85,48 +89,96 @@ def test_every_device_holds_the_same_parameters_after_a_step(stepped):
         assert all(np.array_equal(copies[0], copy) for copy in copies)
 
 
-def test_drop_path_and_flips_do_not_depend_on_devices(params, recipe, preprocess, batch, change):
-    """Four devices of two images against one gradient of all eight, with the images' own keys."""
-    recipe = change(recipe, drop_path_rate=0.4, flip=True)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"drop_path_rate": 0.4, "flip": True},
+        {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "mix_group": 4, "colour_jitter": 0.3},
+    ],
+    ids=["drop-path and flips", "mixing and colours"],
+)
+def test_what_is_random_does_not_depend_on_devices(
+    params, recipe, preprocess, batch, change, changes
+):
+    """Four devices of two images against one gradient of all eight, with the images' own draws."""
+    recipe = change(recipe, **changes)
     model = DeiT3(recipe.model)
     after, _ = one_step(model, params, recipe, preprocess, batch)
-    rngs = image_keys(jax.random.key(recipe.seed), jnp.zeros((), jnp.int32), jnp.arange(8))
+    rng = jax.random.fold_in(jax.random.key(recipe.seed), jnp.zeros((), jnp.int32))
+    draws = draw(rng, jnp.arange(8), recipe)
     whole = jax.tree.map(jnp.asarray, batch)
-    grads = jax.jit(jax.grad(make_batch_loss(model, recipe, preprocess)))(params, whole, rngs)
+    grads = jax.jit(jax.grad(make_batch_loss(model, recipe, preprocess)))(params, whole, draws)
     for got, start, grad in zip(
         *(jax.tree.leaves(tree) for tree in (after.params, params, grads)), strict=True
     ):
         np.testing.assert_allclose(got, start - RATE * grad / 8, rtol=0, atol=PMAP_ATOL)
 
 
+def test_parts_one_after_the_other_give_the_same_step(
+    model, params, recipe, preprocess, batch, change, stepped
+):
+    after, metrics = one_step(
+        model, params, change(recipe, accumulation_steps=2), preprocess, batch
+    )
+    np.testing.assert_allclose(metrics.loss, stepped[1].loss, rtol=0, atol=1e-6)
+    for got, want in zip(*map(jax.tree.leaves, (after.params, stepped[0].params)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=PMAP_ATOL)
+
+
+def test_the_moving_average_follows_the_parameters(params, recipe, preprocess, batch, change):
+    recipe = change(recipe, ema_decay=0.75)
+    optimizer = optax.sgd(RATE)
+    state = TrainState(np.zeros((), np.int32), params, optimizer.init(params), params)
+    step = make_train_step(DeiT3(recipe.model), optimizer, recipe, preprocess)
+    after, _ = step(jax.tree.map(np.copy, state), batch)
+    for average, start, now in zip(
+        *map(jax.tree.leaves, (after.ema, params, after.params)), strict=True
+    ):
+        np.testing.assert_allclose(average, 0.75 * start + 0.25 * now, rtol=0, atol=1e-6)
+
+
+def test_what_is_frozen_stays_and_what_is_not_moves(params, recipe, preprocess, batch, change):
+    recipe = change(recipe, trainable="registers")
+    optimizer = make_optimizer(recipe.optim, lambda _: 1e-2, recipe.trainable)
+    state = TrainState(np.zeros((), np.int32), params, optimizer.init(params))
+    step = make_train_step(DeiT3(recipe.model), optimizer, recipe, preprocess)
+    after, metrics = step(jax.tree.map(np.copy, state), batch)
+    assert float(metrics.grad_norm) > 0
+    for name, leaf in flatten(after.params).items():
+        is_same = np.array_equal(leaf, flatten(params)[name])
+        assert is_same == (name != "reg_tokens"), name
+
+
 def test_chunks_add_up_to_the_gradient_of_the_whole_batch(batch, monkeypatch):
     """On a loss with a closed form: the mean over images of (weight . pixels - label)^2."""
     params = {"patch_embed": {"kernel": jnp.full((8, 8, 3, 1), 0.01)}, "bias": jnp.ones(3)}
-    rngs = image_keys(jax.random.key(0), jnp.zeros((), jnp.int32), jnp.arange(8))
+    draws = Draws(jax.random.split(jax.random.key(0), 8), None)
     means = np.asarray(batch.pixels, np.float64).mean((1, 2)) / 255
     residuals = means.sum(1) - batch.labels
 
-    def batch_loss(params, batch, rngs):
+    def batch_loss(params, batch, draws):
         means = jnp.asarray(batch.pixels, jnp.float32).mean((1, 2)) / 255
         return ((means @ params["bias"] - batch.labels) ** 2).sum()
 
     monkeypatch.setattr("regvit_jax.chunks.CPU_TOKENS", 48)  # three images, of which two divide
-    loss, grads = mean_gradient(batch_loss, params, jax.tree.map(jnp.asarray, batch), rngs)
+    loss, grads = mean_gradient(batch_loss, params, jax.tree.map(jnp.asarray, batch), draws)
     np.testing.assert_allclose(loss, (residuals**2).mean(), rtol=0, atol=1e-5)
     expected = (2 * residuals[:, None] * means).mean(0)
     np.testing.assert_allclose(grads["bias"], expected, rtol=0, atol=1e-5)
 
 
-def test_images_and_steps_have_keys_of_their_own():
+def test_images_and_steps_have_keys_of_their_own(recipe):
     rng = jax.random.key(0)
-    steps = [image_keys(rng, jnp.asarray(step), jnp.arange(4)) for step in (0, 1)]
+    steps = [draw(jax.random.fold_in(rng, step), jnp.arange(4), recipe).rngs for step in (0, 1)]
     keys = np.concatenate([jax.random.key_data(rngs) for rngs in steps])
     assert len({tuple(key) for key in keys.tolist()}) == 8
 
 
 def test_a_batch_that_devices_cannot_share_is_refused():
     with pytest.raises(InputError, match=r"30 images .* 4 devices.*example 32"):
-        check_devices(30)
+        check_devices(DataConfig(batch_size=30))
+    with pytest.raises(InputError, match=r"12 images .*in pairs by 4 devices.*8 divides.*16"):
+        check_devices(DataConfig(batch_size=12, mixup_alpha=0.8))
 
 
 def test_ranks_count_the_classes_that_are_not_beaten(model, params, preprocess, batch, ranks_of):
