@@ -124,17 +124,13 @@ def snake(grid):
 
 def test_a_winding_component_is_followed_to_its_end():
     path = snake((15, 11))
-    found = lost_module._connected(
-        jnp.zeros((1, 15, 11), bool).at[0, 0, 0].set(True), jnp.asarray(path)[None]
-    )
-    np.testing.assert_array_equal(found[0], path)
+    start = jnp.zeros((15, 11), bool).at[0, 0].set(True)
+    np.testing.assert_array_equal(lost_module._connected(start, jnp.asarray(path)), path)
     broken = path.copy()
     broken[7] = False
     pieces, _ = scipy.ndimage.label(broken)
-    found = lost_module._connected(
-        jnp.zeros((1, 15, 11), bool).at[0, 0, 0].set(True), jnp.asarray(broken)[None]
-    )
-    np.testing.assert_array_equal(found[0], pieces == pieces[0, 0])
+    found = lost_module._connected(start, jnp.asarray(broken))
+    np.testing.assert_array_equal(found, pieces == pieces[0, 0])
 
 
 def test_diagonal_neighbours_are_apart():
