@@ -1,0 +1,173 @@
+"""LOST without and with the network: this project against plain PyTorch on the CPU.
+
+`python -m benchmarks.lost [--rounds N] [--voc FOLDER]`: feature maps of 384 channels, float32, and
+photographs of a VOC root through DeiT-III Small with 4 registers at 224 px.
+"""
+
+import argparse
+import functools
+import importlib.metadata
+import os
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.inference import REGISTERS, our_model, timm_model
+from benchmarks.race import SetUp, Step, race, table, write
+
+DIM = 384
+MAPS = {(14, 14): 64, (28, 37): 8, (60, 60): 2}
+"""Grids, and how many feature maps of each make a step."""
+DEFAULT_VOC = Path(__file__).parents[2] / "shared/data/voc-sample"
+NUM_LONELY = 100
+
+
+def feature_maps(grid: tuple[int, int], count: int) -> np.ndarray:
+    """Smooth random features, as a network's are, (count, patches, DIM)."""
+    import scipy.ndimage
+
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(count, *grid, DIM))
+    values = scipy.ndimage.gaussian_filter(values, (0, 2, 2, 0))
+    values = values / values.std() + 0.3 * generator.normal(size=(count, 1, 1, DIM))
+    return values.reshape(count, -1, DIM).astype(np.float32)
+
+
+# --- PyTorch -----------------------------------------------------------------------------------
+
+
+def torch_lost(features, grid: tuple[int, int]) -> list[int]:
+    """The published algorithm on one image, plainly: the Gram matrix, then scipy's components."""
+    import scipy.ndimage
+    import torch
+
+    gram = features @ features.T
+    links = gram.clone()
+    links.fill_diagonal_(0)
+    links[links < 0] = 0
+    order = torch.argsort((links > 0).sum(dim=1), stable=True)
+    seed, lonely = order[0], order[:NUM_LONELY]
+    similar = lonely[gram[seed, lonely] > 0]
+    mask = (gram[similar].sum(dim=0) > 0).reshape(grid).numpy()
+    pieces, _ = scipy.ndimage.label(mask)
+    row, col = divmod(int(seed), grid[1])
+    rows, cols = np.where(pieces == pieces[row, col])
+    return [cols.min(), rows.min(), cols.max() + 1, rows.max() + 1]
+
+
+def torch_maps(grid: tuple[int, int], count: int) -> Step:
+    """One map after the other."""
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    maps = torch.from_numpy(feature_maps(grid, count))
+    return lambda: [torch_lost(features, grid) for features in maps]
+
+
+def torch_photographs(files: list[Path]) -> Step:
+    """A loop like the study's: each photograph is opened twice and runs through the network twice.
+
+    The second pass is for values of the last block, with gradients switched on.
+    """
+    torch, model = timm_model(compiled=False)
+    from PIL import Image
+    from torchvision import transforms
+
+    prepare = transforms.Compose(
+        [
+            transforms.Resize(224),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    found: list = []
+    model.blocks[-1].attn.qkv.register_forward_hook(lambda _, __, out: found.append(out))
+
+    def read(path: Path):
+        with Image.open(path) as image:
+            return prepare(image.convert("RGB"))[None]
+
+    def one(path: Path):
+        with torch.inference_mode():
+            model(read(path))
+        found.clear()
+        model(read(path))
+        values = found[0][0, 1 + REGISTERS :, -DIM:].detach()
+        values = torch.nn.functional.normalize(values - values.mean(dim=0, keepdim=True), dim=1)
+        return torch_lost(values, (14, 14))
+
+    return lambda: [one(path) for path in files]
+
+
+# --- ours --------------------------------------------------------------------------------------
+
+
+def our_maps(grid: tuple[int, int], count: int) -> Step:
+    """All maps in one call."""
+    import jax
+
+    from analysis.lost import lost
+
+    maps = jax.numpy.asarray(feature_maps(grid, count))
+    return lambda: lost(maps, grid).boxes.block_until_ready()
+
+
+def our_photographs(files: list[Path]) -> Step:
+    """The loop that `regvit-analyze lost --protocol study` runs."""
+    from analysis.extract import Extractor
+    from analysis.lost_collector import LostCollector
+    from analysis.lost_rules import PRESETS, Setting
+    from regvit_jax.data import Batches, FolderSource
+    from regvit_jax.preprocess import STUDY_PREPROCESS
+
+    model, params = our_model()
+    source = FolderSource(files[0].parent, tuple(path.name for path in files), ())
+    batches = Batches(source, STUDY_PREPROCESS["lost"], 32)
+    setting = Setting("value", model.config.depth - 1, 0.05)
+
+    def collector() -> LostCollector:
+        return LostCollector([setting], PRESETS["study"], NUM_LONELY, np.zeros(0, int))
+
+    extractor = Extractor(model, params, batches.preprocess, 32, collector().reduce)
+
+    def step():
+        collected = collector()
+        for batch, rows in extractor(batches):
+            collected.add(batch, rows)
+        return collected.boxes()
+
+    return step
+
+
+def main() -> None:
+    """Runs the races, prints their tables and keeps the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--voc", type=Path, default=DEFAULT_VOC)
+    parser.add_argument("--num-photographs", type=int, default=64)
+    options = parser.parse_args()
+    ours, results = "ours", []
+    for grid, count in MAPS.items():
+        rivals: dict[str, SetUp] = {
+            "PyTorch": functools.partial(torch_maps, grid, count),
+            ours: functools.partial(our_maps, grid, count),
+        }
+        job = f"LOST without the network, {grid[0]} x {grid[1]} patches"
+        results.append(table(job, count, race(rivals, options.rounds), ours))
+    if files := sorted(options.voc.rglob("JPEGImages/*.jpg"))[: options.num_photographs]:
+        loops: dict[str, SetUp] = {
+            "PyTorch, study's loop": functools.partial(torch_photographs, files),
+            ours: functools.partial(our_photographs, files),
+        }
+        timings = race(loops, max(3, options.rounds // 3))
+        results.append(table("LOST of JPEG files, 224 px", len(files), timings, ours))
+    else:
+        print(f"\nNo photographs in {options.voc}: LOST with the network not measured.")
+    names = ("jax", "flax", "numpy", "scipy", "torch", "timm", "pillow")
+    path = write("lost", results, {name: importlib.metadata.version(name) for name in names})
+    print(f"\nKept in {path.relative_to(Path.cwd())}")
+
+
+if __name__ == "__main__":
+    main()
