@@ -106,8 +106,8 @@ class SimilarityOptions(ImageOptions):
 class ProbeOptions(ImageOptions):
     """What does each kind of token know of the image's class?
 
-    The data have class folders, in "train" and "val"; without these, a fifth of the images of each
-    class are held out for validation.
+    The data have class folders, in "train" and "val"; without these, a random fifth of the images
+    is held out for validation.
     """
 
     num_images: int = 0
