@@ -10,7 +10,6 @@ from analysis.bootstrap import Estimate
 from analysis.epochs import Run
 from analysis.plotting import LINE_STYLES, SERIES, legend_below, new_figure, styled
 
-
 _LEAST = 0.06
 """Per cent; the axis of shares that are all zero ends at 1."""
 
