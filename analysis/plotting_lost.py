@@ -68,7 +68,7 @@ def boxes_figure(panels: Sequence[Sequence[BoxPanel]], titles: Sequence[str]) ->
                     row_label(axes[row, 0], panel.name)
             text = axes[0, column].get_title()
             axes[0, column].set_title(f"{titles[column]}\n{text}".strip(), fontsize=8)
-        figure.legend(handles=_keys(panels), loc="outside lower center", ncols=3)
+        figure.legend(handles=_keys(panels), loc="outside lower center", ncols=2, fontsize=7.5)
     return figure
 
 
@@ -76,9 +76,9 @@ def _draw_boxes(axis: Axes, panel: BoxPanel) -> None:
     height, width = panel.scene.height, panel.scene.width
     axis.imshow(_masked(panel)[:height, :width])
     hide_ticks(axis)
-    for box in panel.scene.objects:
-        _frame(axis, box, OBJECT, "-", 1.3)
-    _frame(axis, panel.box, FOUND, "-", 2.0)
+    _frame(axis, panel.box, FOUND, 2.4)
+    for box in panel.scene.objects:  # on top: a box may hide an object that it fits
+        _frame(axis, box, OBJECT, 1.1)
     corner = panel.seed - panel.patch_size / 2
     patch = Rectangle(tuple(corner), panel.patch_size, panel.patch_size, facecolor=SEED)
     patch.set(edgecolor=BLACK, linewidth=0.8)
@@ -100,7 +100,7 @@ def _masked(panel: BoxPanel) -> UInt8[np.ndarray, "h w 3"]:
     return np.where(to_pixels(panel.component), panel.pixels, grey).astype(np.uint8)
 
 
-def _frame(axis: Axes, box, color: str, style: str, width: float) -> None:
+def _frame(axis: Axes, box, color: str, width: float) -> None:
     x0, y0, x1, y1 = (float(value) for value in box)
     for edge, line in ((BLACK, width + 1.2), (color, width)):
         axis.add_patch(
@@ -111,7 +111,6 @@ def _frame(axis: Axes, box, color: str, style: str, width: float) -> None:
                 fill=False,
                 edgecolor=edge,
                 linewidth=line,
-                linestyle=style,
                 clip_on=False,
             )
         )
@@ -119,14 +118,14 @@ def _frame(axis: Axes, box, color: str, style: str, width: float) -> None:
 
 def _keys(panels) -> list[Any]:
     keys: list[Any] = [
-        Line2D([], [], color=FOUND, lw=2.0, label="box found"),
+        Line2D([], [], color=FOUND, lw=2.4, label="box found"),
         Patch(facecolor=SEED, edgecolor=BLACK, label="seed"),
-        Patch(facecolor="#bb8866", label="in colour: the seed's piece of the mask"),
-        Patch(facecolor="#bbbbbb", label="light grey: its other pieces"),
-        Patch(facecolor="#444444", label="dark grey: outside"),
+        Patch(facecolor="#bb8866", label="in colour: mask round the seed"),
+        Patch(facecolor="#bbbbbb", label="light grey: rest of the mask"),
+        Patch(facecolor="#444444", label="dark grey: outside the mask"),
     ]
     if any(len(panel.scene.objects) for model in panels for panel in model):
-        keys.insert(1, Line2D([], [], color=OBJECT, lw=1.3, label="object (ground truth)"))
+        keys.insert(1, Line2D([], [], color=OBJECT, lw=1.3, label="object"))
     return keys
 
 
