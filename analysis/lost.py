@@ -88,6 +88,7 @@ def centred(features: Float[Array | np.ndarray, "b n d"]) -> Float[Array, "b n d
 
     Reference: the study's LOST notebooks; the published algorithm changes nothing.
     """
+    features = jnp.asarray(features)
     features = features - features.mean(axis=1, keepdims=True)
     length = jnp.sqrt(jnp.sum(jnp.square(features), axis=-1, keepdims=True))
     return features / jnp.maximum(length, 1e-12)  # torch's `normalize`
