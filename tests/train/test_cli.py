@@ -1,16 +1,20 @@
 """Does `regvit-train` understand its options, and say what is wrong with them?"""
 
+import dataclasses
 import json
 import subprocess
 import sys
 
+import jax
 import pytest
 
 import train.cli
 import train.evaluate
 import train.loop
+from regvit_jax import checkpoint
+from regvit_jax.model import DeiT3, init_params
 from train.loop import Outcome
-from train.presets import PRESETS
+from train.presets import preset
 
 RESULT = {"data": "digits-val", "top1": {"share": 0.5, "low": 0.4, "high": 0.6, "n": 100}}
 
@@ -31,7 +35,7 @@ def trained(monkeypatch):
     """What the loop is asked to train, instead of training it."""
     asked = []
 
-    def pretend(recipe, out):
+    def pretend(recipe, out, allow_changes):
         asked.append((recipe, out))
         return Outcome(10, 10, RESULT)
 
@@ -44,23 +48,32 @@ def test_options_override_the_preset(call, trained, tmp_path, capsys):
     ((recipe, out),) = trained
     assert out == tmp_path
     assert (recipe.model.num_registers, recipe.epochs) == (4, 0.5)
-    assert recipe.model.embed_dim == PRESETS["demo"].model.embed_dim
+    assert recipe.model.embed_dim == preset("demo").model.embed_dim
     expected = "Top-1 50.00 % (95 % interval 40.00 to 60.00), 100 images of digits-val.\n"
     assert capsys.readouterr().out == expected
 
 
-def test_a_preset_is_chosen_by_name(call, trained, tmp_path):
-    call("run", "--preset", "photographs", "--data", "photos", "--out", tmp_path)
+def test_a_preset_and_a_size_are_chosen_by_name(call, trained, tmp_path):
+    call("run", "--preset", "official-800", "--variant", "base", "--out", tmp_path)
     ((recipe, _),) = trained
-    assert recipe.model.image_size == 224
-    assert recipe.optim.optimizer == "lamb"
+    assert recipe == preset("official-800", "base")
+
+
+def test_a_run_from_a_checkpoint_has_its_model_but_for_the_options_given(call, trained, tmp_path):
+    config = dataclasses.replace(preset("demo").model, embed_dim=32, num_registers=1)
+    params = init_params(DeiT3(config), jax.random.key(0))
+    checkpoint.save(tmp_path / "start", params, checkpoint.CheckpointInfo(config))
+    call("run", "--init", tmp_path / "start", "--num-registers", 4, "--out", tmp_path / "run")
+    ((recipe, _),) = trained
+    assert recipe.model == dataclasses.replace(config, num_registers=4)
+    assert recipe.init == str(tmp_path / "start")
 
 
 def test_an_unknown_preset_is_refused(call, capsys, tmp_path):
     with pytest.raises(SystemExit) as ended:
         call("run", "--preset", "huge", "--out", tmp_path)
     assert ended.value.code == 2
-    assert "no preset 'huge'. Choose one of demo, photographs" in capsys.readouterr().err
+    assert "no preset 'huge'. Choose one of demo, imagenette" in capsys.readouterr().err
 
 
 def test_bad_input_ends_with_status_2_and_writes_nothing(call, capsys, tmp_path):

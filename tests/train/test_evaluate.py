@@ -2,16 +2,14 @@
 
 import jax
 import numpy as np
-import optax
 import pytest
 from scipy.stats import binomtest
 
 from regvit_jax.checkpoint import CheckpointInfo
 from regvit_jax.digits import DigitsSource
 from regvit_jax.errors import InputError
-from regvit_jax.model import DeiT3
+from regvit_jax.model import DeiT3, init_params
 from train.evaluate import Share, check_classes, evaluate, wilson
-from train.step import first_state
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (10, 10), (1850, 2000), (3, 7)])
@@ -29,7 +27,7 @@ def test_the_padding_of_the_last_batch_is_not_counted(recipe, preprocess):
     """70 images are one batch of 64 and a padded one; numpy counts them one by one."""
     source = DigitsSource.open("val", num_images=70)
     model = DeiT3(recipe.model)
-    params = first_state(model, optax.sgd(0.1), seed=3).params
+    params = init_params(model, jax.random.key(3))
     accuracy = evaluate(model, params, source, preprocess)
     pixels = np.stack([preprocess.pixels(source[i].image) for i in range(70)])
     labels = np.array([source[i].label for i in range(70)])
