@@ -1,32 +1,18 @@
 """What does `regvit-analyze attention` do? From checkpoints and images to a result folder."""
 
-import dataclasses
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from analysis.attention import (
-    COMPARED_DEFINITION,
-    MEASURES,
-    Accumulator,
-    AttentionSummary,
-    attention_rows,
-    compared_features,
-    embedding_similarity,
-    query_names,
-    summarise_attention,
-)
-from analysis.attention_rollout import rollout_maps
+from analysis.attention import COMPARED_DEFINITION, MEASURES
+from analysis.attention_collector import Attended, AttentionCollector
 from analysis.bootstrap import Bootstrap, Estimate
 from analysis.epochs import training_runs
-from analysis.extract import extract
 from analysis.options import AttentionOptions
 from analysis.plotting import Figure, save_figure
 from analysis.plotting_attention import (
     AttentionPanel,
-    ShownAttention,
     average_figure,
     by_layer_figure,
     evolution_figure,
@@ -36,11 +22,11 @@ from analysis.plotting_attention import (
     similarity_figure,
 )
 from analysis.plotting_epochs import Curves, curves_figure
+from analysis.question import Question, answer
 from analysis.results import FigureFile, ResultFolder, estimate_columns
-from analysis.subjects import Subject, choose_images, choose_shown, open_batches, open_subjects
+from analysis.subjects import choose_images, choose_shown, open_subjects
 from regvit_jax.checkpoint import versions
 from regvit_jax.data import Source
-from regvit_jax.errors import InputError
 from regvit_jax.tokens import resolve_layers
 
 Drawn = list[tuple[FigureFile, Figure]]
@@ -49,101 +35,53 @@ NUM_EVOLUTIONS = 2
 """Shown images whose maps are drawn over training."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Attended:
-    """One model's attention, reduced to what is written."""
-
-    subject: Subject
-    layer: int
-    """Block of the maps, from 0."""
-    summary: AttentionSummary
-    shown: list[ShownAttention]
-    rolled: list[ShownAttention]
-    """Attention rollout on the shown images, as maps of one head."""
-    features: dict[str, np.ndarray]
-    """Of every image: what models are compared by."""
-    skipped: list[str]
-
-    @property
-    def block(self) -> str:
-        """The block of the maps in words."""
-        last = self.subject.config.depth - 1
-        return (
-            f"the last block ({last})" if self.layer == last else f"block {self.layer} of 0-{last}"
-        )
-
-    @property
-    def slug(self) -> str:
-        """The label as part of a file name."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.subject.label)
-
-
 def analyse(options: AttentionOptions) -> dict[str, Any]:
     """Measures, writes everything into `options.out`, and returns what results.json says."""
+    return answer(question(options))
+
+
+def question(options: AttentionOptions) -> Question:
+    """The question with its models and images opened."""
     subjects = open_subjects(options, "attention")
     for subject in subjects:  # a wrong layer ends the command before any work
         resolve_layers((options.layer,), subject.config.depth)
     source, indices = choose_images(options)
-    shown = choose_shown(options, source, indices)
-    folder = ResultFolder(options.out, "attention", options.configuration(), options.overwrite)
-    with folder:
-        attended = [_attend(s, options, source, indices, shown) for s in subjects]
-        for model in attended:
-            _write_maps(folder, model)
-        results = {
-            "data": {
-                "name": source.name,
-                "split": options.split,
-                "num_images": attended[0].summary.num_images,
-                "skipped": attended[0].skipped,
-            },
-            "measures": MEASURES,
-            "models": [_model_json(model) for model in attended],
-            "comparisons": _comparisons(attended, options),
-            "figures": [f.to_json() for f in _write_figures(folder, attended, options)],
-            "tables": _write_tables(folder, attended, _comparisons(attended, options)),
-            "versions": versions(),
-        }
-        folder.finish(results)
-    return results
+    shown = choose_shown(options, source, indices).tolist()
+    names = {index: source.file_names[index].split("/")[-1] for index in shown}
+    return Question(
+        "attention",
+        options,
+        subjects,
+        source,
+        indices,
+        collect=lambda subject, model, params: AttentionCollector(
+            subject, model, params, options, names
+        ),
+        write=lambda folder, attended: _write(folder, attended, options, source),
+    )
 
 
-def _attend(
-    subject: Subject, options: AttentionOptions, source: Source, indices, shown
-) -> Attended:
-    (layer,) = resolve_layers((options.layer,), subject.config.depth)
-    batches = open_batches(options, subject, source, indices)
-    model, params = subject.load(options.seed)
-    layout = model.layout((subject.preprocess.height, subject.preprocess.width, 3))
-    wanted, images = set(shown.tolist()), []
-    with Accumulator() as accumulator:
-        reduce = attention_rows(layer)
-        for batch, rows in extract(model, params, batches, reduce, label=subject.label):
-            accumulator.add(rows)
-            for i, index in enumerate(batch.indices.tolist()):
-                if index in wanted:
-                    name = source.file_names[index].split("/")[-1]
-                    maps = rows.maps[i].reshape(*rows.maps.shape[1:3], *layout.grid)
-                    images.append(ShownAttention(name, batch.pixels[i].copy(), maps.copy()))
-        if not accumulator.num_images:
-            raise InputError(f"None of the {len(indices)} images of {source.name} can be read.")
-        summary = summarise_attention(
-            accumulator,
-            layout,
-            query_names(subject.config),
-            embedding_similarity(params),
-            Bootstrap(accumulator.num_images, options.bootstrap, options.seed),
-        )
-        features = compared_features(accumulator, subject.config.num_registers)
-    rolled = _roll_out(model, params, subject, images) if options.rollout else []
-    return Attended(subject, layer, summary, images, rolled, features, batches.skipped)
-
-
-def _roll_out(model, params, subject: Subject, images: Sequence[ShownAttention]):
-    """The rollout of the shown images, as maps of one head."""
-    pixels = np.stack([image.pixels for image in images])
-    maps = rollout_maps(model, params, subject.preprocess, pixels)
-    return [image._replace(maps=values[None]) for image, values in zip(images, maps, strict=True)]
+def _write(
+    folder: ResultFolder, attended: Sequence[Attended], options: AttentionOptions, source: Source
+) -> dict[str, Any]:
+    """Writes figures, tables and maps; what results.json says."""
+    for model in attended:
+        _write_maps(folder, model)
+    comparisons = _comparisons(attended, options)
+    return {
+        "data": {
+            "name": source.name,
+            "split": options.split,
+            "num_images": attended[0].summary.num_images,
+            "skipped": attended[0].skipped,
+        },
+        "measures": MEASURES,
+        "models": [_model_json(model) for model in attended],
+        "comparisons": comparisons,
+        "figures": [f.to_json() for f in _write_figures(folder, attended, options)],
+        "tables": _write_tables(folder, attended, comparisons),
+        "versions": versions(),
+    }
 
 
 def _comparisons(attended: Sequence[Attended], options: AttentionOptions) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from analysis.options import (
+    AllOptions,
     AttentionOptions,
     CompareOptions,
     LostOptions,
@@ -25,6 +26,7 @@ Command = (
     | Annotated[ProbeOptions, tyro.conf.subcommand("probe", prefix_name=False)]
     | Annotated[ReconstructionOptions, tyro.conf.subcommand("reconstruction", prefix_name=False)]
     | Annotated[LostOptions, tyro.conf.subcommand("lost", prefix_name=False)]
+    | Annotated[AllOptions, tyro.conf.subcommand("all", prefix_name=False)]
     | Annotated[CompareOptions, tyro.conf.subcommand("compare", prefix_name=False)]
     | Annotated[ReportOptions, tyro.conf.subcommand("report", prefix_name=False)]
 )
@@ -33,6 +35,7 @@ ANALYSES: dict[type, str] = {
     NormsOptions: "analysis.norms_command",
     AttentionOptions: "analysis.attention_command",
     ProbeOptions: "analysis.probe_command",
+    AllOptions: "analysis.all_command",
     CompareOptions: "analysis.compare",
     LostOptions: "analysis.lost_command",
     SimilarityOptions: "analysis.similarity_command",

@@ -8,7 +8,6 @@ import numpy as np
 
 from analysis.bootstrap import Bootstrap, Estimate
 from analysis.epochs import Run, training_runs
-from analysis.extract import extract
 from analysis.norms import (
     NormStore,
     NormSummary,
@@ -31,11 +30,12 @@ from analysis.plotting_norms import (
     maps_figure,
     positions_figure,
 )
+from analysis.question import Question, answer
 from analysis.results import FigureFile, ResultFolder, estimate_columns
-from analysis.subjects import Subject, choose_images, choose_shown, open_batches, open_subjects
+from analysis.subjects import Subject, choose_images, choose_shown, open_subjects
 from regvit_jax.checkpoint import versions
-from regvit_jax.data import Source
-from regvit_jax.errors import InputError
+from regvit_jax.data import Batch, Source
+from regvit_jax.model import DeiT3
 
 COMPARED = ("mean_plus_3sd", "3_x_median", "absolute_150")
 LARGEST = "largest_over_median"
@@ -56,28 +56,42 @@ class Measured:
 
 def analyse(options: NormsOptions) -> dict[str, Any]:
     """Measures, writes everything into `options.out`, and returns what results.json says."""
+    return answer(question(options))
+
+
+def question(options: NormsOptions) -> Question:
+    """The question with its models and images opened."""
     subjects = open_subjects(options, "similarity")
     source, indices = choose_images(options)
-    shown = choose_shown(options, source, indices)
-    folder = ResultFolder(options.out, "norms", options.configuration(), options.overwrite)
-    with folder:
-        all_subjects = subjects + (_twins(subjects) if options.twin else [])
-        measured = [_measure(s, options, source, indices, shown) for s in all_subjects]
-        results = {
-            "data": {
-                "name": source.name,
-                "split": options.split,
-                "num_images": measured[0].summary.num_images,
-                "skipped": measured[0].skipped,
-            },
-            "models": [_model_json(m) for m in measured],
-            "comparisons": _comparisons(measured, options),
-            "figures": [f.to_json() for f in _write_figures(folder, measured, source)],
-            "tables": _write_tables(folder, measured, options),
-            "versions": versions(),
-        }
-        folder.finish(results)
-    return results
+    shown = set(choose_shown(options, source, indices).tolist())
+    return Question(
+        "norms",
+        options,
+        subjects + (_twins(subjects) if options.twin else []),
+        source,
+        indices,
+        collect=lambda subject, model, params: NormCollector(subject, model, options, shown),
+        write=lambda folder, measured: _write(folder, measured, options, source),
+    )
+
+
+def _write(
+    folder: ResultFolder, measured: Sequence[Measured], options: NormsOptions, source: Source
+) -> dict[str, Any]:
+    """Writes figures and tables; what results.json says."""
+    return {
+        "data": {
+            "name": source.name,
+            "split": options.split,
+            "num_images": measured[0].summary.num_images,
+            "skipped": measured[0].skipped,
+        },
+        "models": [_model_json(m) for m in measured],
+        "comparisons": _comparisons(measured, options),
+        "figures": [f.to_json() for f in _write_figures(folder, measured, source)],
+        "tables": _write_tables(folder, measured, options),
+        "versions": versions(),
+    }
 
 
 def _twins(subjects: Sequence[Subject]) -> list[Subject]:
@@ -88,31 +102,49 @@ def _twins(subjects: Sequence[Subject]) -> list[Subject]:
     return list(twins.values())
 
 
-def _measure(subject: Subject, options: NormsOptions, source: Source, indices, shown) -> Measured:
-    batches = open_batches(options, subject, source, indices)
-    model, params = subject.load(options.seed)
-    size = subject.preprocess
-    layout = model.layout((size.height, size.width, 3))
-    wanted, rows, pixels = set(shown.tolist()), {}, {}
-    with NormStore(subject.config.depth + 2, layout) as store:
-        for batch, measured in extract(model, params, batches, measure, label=subject.label):
-            for i, index in enumerate(batch.indices.tolist()):
-                if index in wanted:
-                    rows[index], pixels[index] = store.num_images + i, batch.pixels[i]
-            store.append(*measured)
-        if not store.num_images:
-            raise InputError(f"None of the {len(indices)} images of {source.name} can be read.")
-        bootstrap = Bootstrap(store.num_images, options.bootstrap, options.seed)
-        summary = summarise(store, bootstrap)
+class NormCollector:
+    """The norms of one model's tokens, up to its summary."""
+
+    reduce = staticmethod(measure)
+
+    def __init__(
+        self, subject: Subject, model: DeiT3, options: NormsOptions, shown: set[int]
+    ) -> None:
+        self.shown = shown
+        self._subject, self._options = subject, options
+        self._store = NormStore(
+            subject.config.depth + 2, model.layout((1, *subject.preprocess.shape))
+        )
+        self._rows: dict[int, int] = {}
+        self._pixels: dict[int, np.ndarray] = {}
+
+    def __enter__(self) -> "NormCollector":
+        self._store.__enter__()
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self._store.__exit__(kind, error, traceback)
+
+    def add(self, batch: Batch, measured: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+        """Takes in one batch."""
+        for i, index in enumerate(batch.indices.tolist()):
+            if index in self.shown:
+                self._rows[index] = self._store.num_images + i
+                self._pixels[index] = batch.pixels[i].copy()
+        self._store.append(*measured)
+
+    def finish(self, skipped: list[str]) -> Measured:
+        """What is written of the model."""
+        store, options = self._store, self._options
+        summary = summarise(store, Bootstrap(store.num_images, options.bootstrap, options.seed))
         cuts = {name: summary.thresholds["last"][name] for name in COMPARED}
         last = store.patches(-2)
         median = np.median(last)
         maps = {
-            index: (pixels[index], last[row].reshape(layout.grid) / median)
-            for index, row in rows.items()
+            index: (self._pixels[index], last[row].reshape(store.layout.grid) / median)
+            for index, row in self._rows.items()
         }
-        features = compared_features(store, cuts)
-    return Measured(subject, summary, features, maps, batches.skipped)
+        return Measured(self._subject, summary, compared_features(store, cuts), maps, skipped)
 
 
 def _comparisons(measured: Sequence[Measured], options: NormsOptions) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from regvit_jax.errors import InputError
 
@@ -14,6 +14,8 @@ ProbedStream = Literal["normed", "last"]
 OutlierDefinition = Literal[
     "quantile_98", "quantile_99_5", "mean_plus_3sd", "3_x_median", "absolute_150", "group"
 ]
+AnalysisName = Literal["norms", "attention", "similarity", "probe", "reconstruction", "lost"]
+Options = TypeVar("Options", bound="ImageOptions")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -241,6 +243,63 @@ class LostOptions(ImageOptions):
     def resolved_frame(self) -> Literal["file", "crop"]:
         """The frame, by protocol unless given."""
         return self.frame or ("crop" if self.protocol == "study" else "file")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AllOptions:
+    """Every analysis, the comparison and the page, each in a folder of `out`.
+
+    Norms, attention and similarity share one pass of each model over the images; the others follow.
+    What is not given is each analysis's own default. Stopped, the same command goes on where it
+    was; analyses that are done are kept.
+    """
+
+    checkpoint: tuple[Path, ...]
+    """Checkpoint directories or training runs; all are analysed on the same images."""
+    data: str
+    """As for every analysis: a folder, a VOC root, a prepared data set, or "digits"."""
+    out: Path
+    """Folder for norms, attention, ..., compare, and report.html."""
+    skip: tuple[AnalysisName, ...] = ()
+    """Analyses to leave out."""
+    split: str | None = None
+    """Which part of the data, where it has parts."""
+    num_images: int | None = None
+    """Images to analyse, drawn at random when there are more; 0 is all."""
+    image_size: int | None = None
+    """Side of the square input in pixels; the checkpoint's own unless given."""
+    protocol: Protocol = "official"
+    """As for every analysis."""
+    batch_size: int | None = None
+    """Images per step; more needs more memory."""
+    skip_unreadable: bool = False
+    """Leave out damaged images (they are counted and named) instead of stopping."""
+    num_shown: int | None = None
+    """Images in the figures, spread over the data."""
+    show: tuple[str, ...] = ()
+    """Show these images instead: file names, or parts of them."""
+    bootstrap: int | None = None
+    """Resamples of the images behind every 95 % interval."""
+    seed: int = 0
+    """Of the choice of images, the intervals, the probes and the random twin."""
+    overwrite: bool = False
+    """Make every analysis anew, and replace results of another configuration in `out`."""
+
+    def __post_init__(self) -> None:
+        self.of(NormsOptions, "norms")  # what no analysis can take is refused here
+        if self.out.is_file():
+            raise InputError(f"{self.out} is a file; --out names a folder.")
+
+    def of(self, kind: type[Options], name: str) -> Options:
+        """The options of one analysis.
+
+        Raises:
+          InputError: If it cannot be asked this.
+        """
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del values["skip"]
+        values["out"] = self.out / name
+        return kind(**{key: value for key, value in values.items() if value is not None})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

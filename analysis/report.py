@@ -4,7 +4,7 @@ import base64
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import jinja2
 from analysis.options import ReportOptions
 from analysis.plotting import figure_svg
 from analysis.plotting_training import TrainingCurve, training_figure
+from analysis.report_tables import MISSING, SECTIONS, Table, percent
 from analysis.results import read_results
 from regvit_jax.checkpoint import read_info, resolve
 from regvit_jax.errors import InputError
@@ -21,25 +22,6 @@ Json = Mapping[str, Any]
 
 TEMPLATE = "report.html.jinja"
 METRICS_FILE = "metrics.jsonl"
-MISSING = "\N{EN DASH}"
-
-DEFINITIONS = {
-    "quantile_98": "98 % quantile (2 % by construction)",
-    "quantile_99_5": "99.5 % quantile (0.5 % by construction)",
-    "mean_plus_3sd": "mean + 3 sd",
-    "3_x_median": "3 x median",
-    "absolute_150": "norm 150 (DINOv2-g)",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table of a section; cells are text."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +101,7 @@ def render(options: ReportOptions) -> str:
 
 def _section(folder: Path, results: Json) -> Section:
     name = results["analysis"]
-    heading, text, tables = SECTIONS.get(name, (name.capitalize(), "", _no_tables))
+    heading, text, tables = SECTIONS.get(name, (name.capitalize(), "", lambda _: []))
     return Section(
         name=name,
         heading=heading,
@@ -185,141 +167,6 @@ def _model_row(row: Json) -> tuple[str, ...]:
     )
 
 
-def _no_tables(results: Json) -> list[Table]:
-    return []
-
-
-def _norms_tables(results: Json) -> list[Table]:
-    models = results["models"]
-    titles = tuple(model["title"] for model in models)
-    definitions = [
-        (
-            label,
-            *(
-                f"{percent(model['shares']['last'][name], 2)} above "
-                f"{model['thresholds']['last'][name]:.4g}"
-                for model in models
-            ),
-        )
-        for name, label in DEFINITIONS.items()
-    ]
-    tests = [
-        ("excess kurtosis", *(number(m["tests"]["last"]["excess_kurtosis"], 2) for m in models)),
-        ("largest / median", *(number(m["tests"]["last"]["max_over_median"], 2) for m in models)),
-        *(
-            (label, *(_p_value(model["tests"]["last"].get(name)) for model in models))
-            for name, label in (
-                ("dip_all_p", "dip test of all patches, p"),
-                ("dip_upper_5_percent_p", "dip test of the upper 5 %, p"),
-            )
-        ),
-    ]
-    tables = [
-        Table(
-            "Share of patches above each definition of an outlier, %",
-            ("definition", *titles),
-            definitions,
-            "Norms after the last block, before the last LayerNorm. A percentile finds the same "
-            "share in any model. [0.00, 0.00] says that no image had such a patch.",
-        ),
-        Table(
-            "Tests that can fail",
-            ("test", *titles),
-            tests,
-            "Large kurtosis, a large ratio and small p speak for outliers. The p-values treat "
-            "patches as independent and are therefore too small.",
-        ),
-    ]
-    if results["comparisons"]:
-        tables.append(_differences_table(results["comparisons"]))
-    return tables
-
-
-def _differences_table(comparisons: Sequence[Json]) -> Table:
-    rows = [
-        (
-            f"{pair['from']} → {pair['to']}",
-            percent(pair["differences"]["share_above_mean_plus_3sd"], 2),
-            percent(pair["differences"]["share_above_3_x_median"], 2),
-            number(pair["differences"]["largest_over_median"], 2),
-        )
-        for pair in comparisons
-    ]
-    return Table(
-        "Differences on the same images",
-        ("models", "above mean + 3 sd, points", "above 3 x median, points", "largest / median"),
-        rows,
-        "Second minus first; every model has its own thresholds. Intervals are paired. "
-        "Largest: of each image, averaged over the images.",
-    )
-
-
-def _attention_tables(results: Json) -> list[Table]:
-    rows, likeness = [], []
-    for model in results["models"]:
-        last = model["layers"][-1]
-        for query, values in last["queries"].items():
-            rows.append(
-                (
-                    model["title"],
-                    query,
-                    percent(values["mass_patches"], 1),
-                    percent(values["mass_registers"], 1),
-                    percent(values["mass_cls"], 1),
-                    percent(values["largest_weight"], 2),
-                    number(values["entropy"], 3),
-                )
-            )
-        if "register_maps" in last:
-            embeddings = model["register_embedding_cosine"]
-            likeness.append(
-                (
-                    model["title"],
-                    number(last["register_maps"]["cosine"], 3),
-                    number(last["register_maps"]["centred_cosine"], 3),
-                    MISSING if embeddings is None else f"{embeddings:.3f}",
-                )
-            )
-    tables = [
-        Table(
-            "Where attention goes in the last block",
-            (
-                "model",
-                "query",
-                "on patches, %",
-                "on registers, %",
-                "on CLS, %",
-                "largest patch, %",
-                "entropy",
-            ),
-            rows,
-            "Mean over the heads, then over the images. Entropy over the patches: 1 is even.",
-        )
-    ]
-    if likeness:
-        columns = ("model", "cosine of maps", "centred cosine of maps", "cosine of embeddings")
-        tables.append(Table("How alike the registers are (last block)", columns, likeness))
-    return tables
-
-
-SECTIONS: dict[str, tuple[str, str, Callable[[Json], list[Table]]]] = {
-    "norms": (
-        "Token norms",
-        "Outlier tokens are patches whose vectors are many times as long as the others'. They are "
-        "“found” here only if they form a group of their own: rare, far from the bulk, separated "
-        "from it by a valley, and further out than the pixels alone put them.",
-        _norms_tables,
-    ),
-    "attention": (
-        "Attention",
-        "What CLS and each register look at. Where outlier tokens exist, they draw attention to "
-        "single patches that have nothing to do with the object.",
-        _attention_tables,
-    ),
-}
-"""Heading, explanation and tables of each analysis; another one shows its figures alone."""
-
-
 def _training_picture(runs: Sequence[Path]) -> Picture | None:
     curves = [curve for run in runs if (curve := _training_curve(run))]
     if not curves:
@@ -358,34 +205,6 @@ def _share(metric: Any) -> Json | None:
         interval = [metric["low"], metric["high"]]
         return {"value": metric["share"], "n": metric["n"], "interval": interval}
     return metric if "value" in metric else None
-
-
-def percent(estimate: Any, digits: int) -> str:
-    """A share in per cent with its interval: "81.0 [79.2, 82.7]"."""
-    return _with_interval(estimate, 100.0, digits)
-
-
-def number(estimate: Any, digits: int) -> str:
-    """A number with its interval."""
-    return _with_interval(estimate, 1.0, digits)
-
-
-def _with_interval(estimate: Any, scale: float, digits: int) -> str:
-    if isinstance(estimate, int | float):
-        estimate = {"value": estimate}
-    if not estimate or estimate.get("value") is None:
-        return MISSING
-    text = f"{scale * estimate['value']:.{digits}f}"
-    if interval := estimate.get("interval"):
-        low, high = (f"{scale * end:.{digits}f}" for end in interval)
-        text += f" [{low}, {high}]"
-    return text
-
-
-def _p_value(value: float | None) -> str:
-    if value is None:
-        return MISSING
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _plain_value(value: Any) -> str:

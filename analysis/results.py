@@ -151,6 +151,25 @@ def read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
+def has_results(out: Path, analysis: str, configuration: Mapping[str, Any], since: float) -> bool:
+    """Whether a folder holds the results of this analysis and configuration.
+
+    Args:
+      out: The folder.
+      analysis: Which question this is.
+      configuration: What the results depend on.
+      since: Older results do not count; in seconds, as files' times are.
+
+    Raises:
+      InputError: If it holds results that cannot be read.
+    """
+    path = out / RESULTS_FILE
+    if not path.is_file() or path.stat().st_mtime < since:
+        return False
+    found = read_results(out)
+    return found["analysis"] == analysis and found["configuration"] == plain(configuration)
+
+
 def plain(value: Any) -> Any:
     """The value as JSON has it: no NumPy, no tuples, and null where a float is not finite."""
     if isinstance(value, Estimate):

@@ -5,23 +5,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.bootstrap import Bootstrap, Estimate
-from analysis.extract import extract
 from analysis.options import SimilarityOptions
 from analysis.outliers import is_tautological
 from analysis.plotting import save_figure
 from analysis.plotting_similarity import SimilarityPanel, densities_figure, medians_figure
+from analysis.question import Question, answer
 from analysis.results import FigureFile, ResultFolder, estimate_columns
 from analysis.similarity import (
     TENSORS,
     Labelled,
+    Neighbours,
     SimilarityCollector,
     SimilaritySummary,
+    neighbour_cosines,
     summarise_similarity,
 )
-from analysis.subjects import Subject, choose_images, open_batches, open_subjects
+from analysis.subjects import Subject, choose_images, open_subjects
 from regvit_jax.checkpoint import versions
-from regvit_jax.data import Source
-from regvit_jax.errors import InputError
+from regvit_jax.data import Batch, Source
+from regvit_jax.model import DeiT3
 
 NUMBERS = {
     "median_normal": "median cosine of a normal patch with a neighbour",
@@ -47,14 +49,21 @@ class Similar:
 
 def analyse(options: SimilarityOptions) -> dict[str, Any]:
     """Measures, writes everything into `options.out`, and returns what results.json says."""
-    subjects = open_subjects(options, "similarity")
+    return answer(question(options))
+
+
+def question(options: SimilarityOptions) -> Question:
+    """The question with its models and images opened."""
     source, indices = choose_images(options)
-    folder = ResultFolder(options.out, "similarity", options.configuration(), options.overwrite)
-    with folder:
-        models = [_measure(subject, options, source, indices) for subject in subjects]
-        results = write(folder, models, options, source)
-        folder.finish(results)
-    return results
+    return Question(
+        "similarity",
+        options,
+        open_subjects(options, "similarity"),
+        source,
+        indices,
+        collect=lambda subject, model, params: _Collector(subject, model, options),
+        write=lambda folder, models: write(folder, models, options, source),
+    )
 
 
 def labels_of(options: SimilarityOptions) -> str:
@@ -83,18 +92,32 @@ def write(
     }
 
 
-def _measure(subject: Subject, options: SimilarityOptions, source: Source, indices) -> Similar:
-    batches = open_batches(options, subject, source, indices)
-    model, params = subject.load(options.seed)
-    size = subject.preprocess
-    with SimilarityCollector(model.layout((size.height, size.width, 3))) as collector:
-        reduce = collector.reduce
-        for _, reduced in extract(model, params, batches, reduce, label=subject.label):
-            collector.add(reduced)
-        if not collector.num_images:
-            raise InputError(f"None of the {len(indices)} images of {source.name} can be read.")
-        bootstrap = Bootstrap(collector.num_images, options.bootstrap, options.seed)
-        return Similar(subject, summarise_similarity(collector, bootstrap), batches.skipped)
+class _Collector:
+    """The neighbours of one model's patches, up to its summary."""
+
+    reduce = staticmethod(neighbour_cosines)
+
+    def __init__(self, subject: Subject, model: DeiT3, options: SimilarityOptions) -> None:
+        self.shown = set[int]()
+        self._subject, self._options = subject, options
+        self._pairs = SimilarityCollector(model.layout((1, *subject.preprocess.shape)))
+
+    def __enter__(self) -> "_Collector":
+        self._pairs.__enter__()
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self._pairs.__exit__(kind, error, traceback)
+
+    def add(self, batch: Batch, reduced: Neighbours) -> None:
+        """Takes in one batch; no pixels are kept."""
+        del batch
+        self._pairs.add(reduced)
+
+    def finish(self, skipped: list[str]) -> Similar:
+        """What is written of the model."""
+        bootstrap = Bootstrap(self._pairs.num_images, self._options.bootstrap, self._options.seed)
+        return Similar(self._subject, summarise_similarity(self._pairs, bootstrap), skipped)
 
 
 def _bootstrap(model: Similar, options: SimilarityOptions) -> Bootstrap:
