@@ -47,12 +47,23 @@ def race(rivals: Mapping[str, SetUp], rounds: int) -> dict[str, Timing]:
     context = multiprocessing.get_context("spawn")
     timings = {name: Timing() for name in rivals}
     pipes: dict[str, Connection] = {}
-    for name, set_up in rivals.items():
-        pipes[name], child = context.Pipe()
-        context.Process(target=_compete, args=(set_up, child), daemon=False).start()
-        child.close()  # so that a rival that dies is noticed, and not waited for
-        timings[name].set_up_seconds = pipes[name].recv()
-    order = list(rivals)
+    processes = []
+    try:
+        for name, set_up in rivals.items():
+            pipes[name], child = context.Pipe()
+            processes.append(context.Process(target=_compete, args=(set_up, child)))
+            processes[-1].start()
+            child.close()  # so that a rival that dies is noticed, and not waited for
+            timings[name].set_up_seconds = pipes[name].recv()
+        _run(pipes, timings, rounds)
+    finally:
+        for process in processes:  # after the end they are gone; after an error they wait for us
+            process.kill()
+    return timings
+
+
+def _run(pipes: Mapping[str, Connection], timings: Mapping[str, Timing], rounds: int) -> None:
+    order = list(pipes)
     for _ in range(rounds):
         for name in order:
             pipes[name].send("go")
@@ -61,7 +72,6 @@ def race(rivals: Mapping[str, SetUp], rounds: int) -> dict[str, Timing]:
     for name, pipe in pipes.items():
         pipe.send("stop")
         timings[name].peak_mb = pipe.recv()
-    return timings
 
 
 def _compete(set_up: SetUp, pipe: Connection) -> None:

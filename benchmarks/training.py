@@ -43,12 +43,22 @@ def batch_of(job: Job) -> tuple[np.ndarray, np.ndarray]:
 
 
 def torch_step(job: Job, compiled: bool) -> Step:
-    """timm's model; timm's LAMB, or torch's AdamW."""
+    """Timm's model; timm's LAMB, or torch's AdamW."""
     torch, _ = timm_model(compiled=False)
-    import timm
+    from timm.models.vision_transformer import VisionTransformer
     from timm.optim import create_optimizer_v2
 
-    model: Any = timm.create_model(f"deit3_{job.variant}_patch16_224", reg_tokens=REGISTERS)
+    from regvit_jax.config import VARIANTS
+
+    size = VARIANTS[job.variant]
+    model: Any = VisionTransformer(
+        embed_dim=size.embed_dim,
+        depth=size.depth,
+        num_heads=size.num_heads,
+        reg_tokens=REGISTERS,
+        no_embed_class=True,
+        init_values=1e-4,
+    )
     optimizer = create_optimizer_v2(
         model, opt=job.optimizer, lr=RATE, weight_decay=DECAY, eps=1e-8, betas=(0.9, 0.999)
     )
@@ -74,24 +84,24 @@ def torch_step(job: Job, compiled: bool) -> Step:
 
 def our_step(job: Job) -> Step:
     """The step of `regvit-train`, cores shared out as it does."""
+    from regvit_jax.config import VARIANTS
     from train.cores import claim_cores
 
-    claim_cores(job.batch_size)
+    model = dataclasses.replace(VARIANTS[job.variant], num_registers=REGISTERS)
+    claim_cores(job.batch_size, model)
     import jax
 
-    from regvit_jax.config import VARIANTS
-    from regvit_jax.model import DeiT3
+    from regvit_jax.model import DeiT3, init_params
     from regvit_jax.preprocess import Preprocess
     from train.optim import make_optimizer
     from train.recipe import OptimConfig, Recipe
     from train.step import TrainBatch, first_state, make_train_step
 
-    model = dataclasses.replace(VARIANTS[job.variant], num_registers=REGISTERS)
     optim = OptimConfig(optimizer=job.optimizer, learning_rate=RATE, weight_decay=DECAY)
     recipe = Recipe(model=model, optim=optim)
     network, optimizer = DeiT3(model), make_optimizer(optim, lambda _: RATE)
     take = make_train_step(network, optimizer, recipe, Preprocess())
-    state = first_state(network, optimizer, seed=0)
+    state = first_state(init_params(network, jax.random.key(0)), optimizer, recipe)
     batch = TrainBatch(*batch_of(job))
 
     def step() -> float:
