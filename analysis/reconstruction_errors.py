@@ -11,8 +11,9 @@ Every token's errors wait on disk until the pooled threshold is known. Numbers b
 "normalised" is the model's input space, "rgb" the same prediction with colours in [0, 1].
 
 Flat patches are easy to predict, and outliers may sit on them. So outliers are also compared with
-normal patches matched for pixel variance: patches are put into bins that hold equal numbers of
-outliers, and every bin's normal patches count as much as its outliers.
+normal patches matched for pixel variance: patches are put into narrow bins that hold equal numbers
+of outliers or fewer, and every bin's normal patches count as much as its outliers. What is left of
+the difference in variance is reported ("matched/variance/ratio", 1 if none).
 """
 
 from collections.abc import Callable
@@ -34,6 +35,10 @@ BASELINES = ("patch_mean", "global_mean")
 GROUPS = ("normal", "outlier")
 MATCHED_BINS = 32
 OUTLIERS_PER_BIN = 5
+WIDEST_BIN = 1.25
+"""The largest variance in a bin over the smallest, about."""
+FLAT = 1e-4
+"""Variances below this share of the largest one count as none."""
 
 _VARIANCE = "patch_mean_normalised"  # squared distance from the patch's mean colour
 
@@ -247,15 +252,33 @@ def _matched(
 def variance_bins(
     variance: Float[np.ndarray, "n p"], is_outlier: Bool[np.ndarray, "n p"]
 ) -> Int[np.ndarray, "n p"]:
-    """The bin of each patch, so that bins hold equal numbers of outliers; -1 beyond them."""
+    """The bin of each patch; -1 beyond the outliers.
+
+    Bins hold equal numbers of outliers. Where variances in a bin would differ by more than
+    `WIDEST_BIN`, it is divided further, since normal patches crowd at one of its ends.
+    """
     values = variance[is_outlier]
     num_bins = int(np.clip(len(values) // OUTLIERS_PER_BIN, 1, MATCHED_BINS))
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, num_bins + 1)).astype(np.float32))
-    edges[0], edges[-1] = values.min(), values.max()
+    quantiles = np.quantile(values, np.linspace(0, 1, num_bins + 1)).astype(np.float32)
+    quantiles[0], quantiles[-1] = values.min(), values.max()
+    edges = _divided(np.unique(quantiles))
     bins = np.searchsorted(edges, variance, side="right") - 1
     bins[variance == edges[-1]] = max(len(edges) - 2, 0)
     bins[(variance < edges[0]) | (variance > edges[-1])] = -1
     return bins
+
+
+def _divided(edges: Float[np.ndarray, " e"]) -> Float[np.ndarray, " f"]:
+    """The edges, with others between them where one is many times the one before.
+
+    What lies below the share `FLAT` of the largest one is not divided.
+    """
+    parts = [edges[:1]]
+    for low, high in zip(np.maximum(edges[:-1], FLAT * edges[-1]), edges[1:], strict=True):
+        count = int(np.ceil(np.log(high / low) / np.log(WIDEST_BIN))) if high > low else 0
+        parts.append(np.geomspace(low, high, count + 1)[:-1] if count else edges[:0])
+        parts.append(np.array([high]))
+    return np.unique(np.concatenate(parts).astype(edges.dtype))
 
 
 def matched_means(

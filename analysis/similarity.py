@@ -363,6 +363,9 @@ def _median(counts, edges) -> float:
         return float("nan")
     half = cumulative[-1] / 2
     place = int(np.searchsorted(cumulative, half, side="left"))
+    if cumulative[place] == half:  # between two samples, perhaps with empty bins between theirs
+        upper = int(np.searchsorted(cumulative, half, side="right")) - 1
+        return float((edges[place] + edges[upper]) / 2)
     inside = (half - cumulative[place - 1]) / counts[place - 1]
     return float(edges[place - 1] + inside * (edges[place] - edges[place - 1]))
 

@@ -8,8 +8,9 @@ import torch
 
 from analysis.fit import fit
 
-# Forty AdamW steps in float32: measured 3e-7 of weights up to 1.
-STEP_ATOL = 5e-6
+# Forty AdamW steps in float32: measured 4.5e-6 of weights up to 2.4; torch in float32 is itself
+# 1.9e-6 from torch in float64.
+STEP_ATOL = 2e-5
 
 
 def batches_of(x, y, size=8):
