@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from train.initial import check_init, start_params
 from train.interrupt import StopRequest, listen
 from train.optim import make_optimizer, make_schedule
 from train.progress import ProgressLine
-from train.recipe import Recipe
+from train.recipe import Recipe, describe
 from train.rundir import EMA, RunDirectory
 from train.state import TrainState
 from train.step import check_devices, first_state, init_rng, make_train_step
@@ -75,6 +76,8 @@ def train(recipe: Recipe, directory: Path, allow_changes: bool = False) -> Outco
     try:
         if result := from_first_json(run.result()):
             return Outcome(total, total, result, was_finished=True)
+        if run.is_writer:
+            sys.stderr.write(describe(recipe))
         return _train(recipe, run, data, total)
     finally:
         run.close()

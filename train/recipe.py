@@ -238,6 +238,18 @@ def differences(before: Recipe, now: Recipe) -> list[str]:
     ]
 
 
+def describe(recipe: Recipe) -> str:
+    """Every value of a recipe, one part of it a line."""
+    values = recipe.to_json()
+    parts = {name: value for name, value in values.items() if isinstance(value, dict)}
+    parts["run"] = {name: value for name, value in values.items() if name not in parts}
+    lines = [
+        f"{part}: " + ", ".join(f"{name} {value!r}" for name, value in fields.items())
+        for part, fields in parts.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _leaves(values: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():

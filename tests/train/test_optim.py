@@ -43,6 +43,14 @@ def test_the_rate_is_constant_within_an_epoch_or_moves_in_every_step():
     assert float(by_step(490)) == float(by_epoch(490)) > float(by_step(491))
 
 
+@pytest.mark.parametrize(("epoch", "rate"), GOLDEN_RATES.items())
+def test_a_rate_that_comes_an_epoch_late_is_that_of_deits_loop(epoch, rate):
+    """Its scheduler is stepped after each epoch: epoch e + 1 runs at s(e), epoch 0 at s(0) too."""
+    late = make_schedule(OptimConfig(rate_changes="late_epoch"), 800.0, steps_per_epoch=1251)
+    np.testing.assert_allclose(late((epoch + 1) * 1251 + 7), rate, rtol=0, atol=RATE_ATOL)
+    np.testing.assert_allclose(late(7), 1e-6, rtol=0, atol=RATE_ATOL)
+
+
 @pytest.mark.parametrize("num_registers", [0, 4])
 def test_fifty_tensors_of_deit3_are_decayed(num_registers):
     config = VARIANTS["small"]

@@ -7,7 +7,7 @@ import pytest
 from regvit_jax.config import VARIANTS
 from regvit_jax.errors import InputError
 from train.presets import PRESETS, preset
-from train.recipe import DataConfig, OptimConfig, Recipe, differences
+from train.recipe import DataConfig, OptimConfig, Recipe, describe, differences
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -103,3 +103,10 @@ def test_imagenet_has_the_studys_number_of_steps(batch_size, steps):
 def test_values_without_sense_are_refused(build, message):
     with pytest.raises(InputError, match=message):
         build()
+
+
+def test_a_recipe_is_told_with_every_value():
+    text = describe(preset("study"))
+    for words in ("learning_rate 0.004", "num_registers 4", "mix_group 256", "epochs 800.0"):
+        assert words in text
+    assert len(text.splitlines()) == 4
