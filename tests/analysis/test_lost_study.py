@@ -127,9 +127,10 @@ def results(torch_model, voc_sample, tmp_path_factory) -> Path:
 def test_every_box_is_the_study_s(results, study):
     boxes = json.loads((results / "predictions.json").read_text())
     assert boxes.keys() == study.keys()
-    # Rounding of 1e-6, ours against torch's, can move a product across 0. Measured: no image.
+    # Rounding of 1e-6, ours against torch's, could move a product across 0. Measured: noise of this
+    # size changes none of the 68 boxes, and all are equal.
     firm = [name for name, (_, is_firm, _) in study.items() if is_firm]
-    assert len(firm) >= len(study) - 3
+    assert len(firm) == len(study) == 68
     different = [name for name in firm if boxes[name] != study[name][0]]
     assert different == []
     assert len({tuple(box) for box in boxes.values()}) > 30
