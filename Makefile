@@ -83,7 +83,8 @@ lint: $(NEEDS)-test
 	$(BIN)/mypy
 
 bench: $(NEEDS)-test
-	$(BIN)/python -m benchmarks.inference
+	for job in inference training input lost conversion; do \
+	  $(BIN)/python -m benchmarks.$$job || exit 1; done
 
 clean:
 	rm -rf .venv build *.egg-info

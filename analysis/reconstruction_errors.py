@@ -254,7 +254,7 @@ def variance_bins(
 ) -> Int[np.ndarray, "n p"]:
     """The bin of each patch; -1 beyond the outliers.
 
-    Bins hold equal numbers of outliers. Where variances in a bin would differ by more than
+    Bins hold equal numbers of outliers at first. Where variances in a bin would differ by more than
     `WIDEST_BIN`, it is divided further, since normal patches crowd at one of its ends.
     """
     values = variance[is_outlier]
