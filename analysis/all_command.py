@@ -83,7 +83,7 @@ def analyse(options: AllOptions) -> dict[str, Any]:
     together = CompareOptions(results=folders, out=options.out / "compare", overwrite=True)
     results["compare"] = compare.analyse(together)
     page = options.out / REPORT_FILE
-    write_report(ReportOptions(results=(*folders, together.out), out=page))
+    write_report(ReportOptions(results=(*folders, together.out), out=page, runs=options.checkpoint))
     skipped = {m: None for found in results.values() for m in found["data"]["skipped"]}
     return {"data": {"skipped": list(skipped)}, "notes": notes, "analyses": results, "page": page}
 

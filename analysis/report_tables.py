@@ -9,7 +9,7 @@ from analysis.headlines import HEADLINES, find
 Json = Mapping[str, Any]
 
 MISSING = "\N{EN DASH}"
-SHARES_NOTE = "Shares are in %; n counts images."
+COUNT_NOTE = "n counts the images that a number rests on."
 
 DEFINITIONS = {
     "quantile_98": "98 % quantile (2 % by construction)",
@@ -51,9 +51,13 @@ def headline_tables(results: Json) -> list[Table]:
     tables = []
     if rows:
         titles = (model["title"] for model in models)
-        tables.append(Table("Headline numbers", ("number", *titles), rows, SHARES_NOTE))
+        tables.append(Table("Headline numbers", ("number", *titles), rows, COUNT_NOTE))
     differences = [
-        (headline.title, f"{pair['from']} → {pair['to']}", _headline(found, headline.is_share))
+        (
+            headline.title,
+            f"{pair['from']} → {pair['to']}",
+            _headline(found, headline.is_share, "points"),
+        )
         for pair in results["comparisons"]
         for headline in headlines
         if (found := pair["differences"].get(headline.difference))
@@ -87,23 +91,24 @@ def _compare_tables(results: Json) -> list[Table]:
         values = (_headline(entry["values"].get(label), entry["is_share"]) for label in labels)
         rows.append((name, *values))
         differences += [
-            (name, f"{results['first']} → {label}", _headline(found, entry["is_share"]))
+            (name, f"{results['first']} → {label}", _headline(found, entry["is_share"], "points"))
             for label, found in entry["differences"].items()
         ]
-    tables = [Table("Headline numbers", ("number", *labels), rows, SHARES_NOTE)]
+    tables = [Table("Headline numbers", ("number", *labels), rows, COUNT_NOTE)]
     return [*tables, _paired_table(differences)] if differences else tables
 
 
 def _paired_table(rows: Sequence[tuple[str, ...]]) -> Table:
-    note = "Second minus first, on the same images; shares in points. Intervals are paired."
+    note = "Second minus first, on the same images. Intervals are paired."
     return Table("Differences between models", ("number", "models", "difference"), rows, note)
 
 
-def _headline(value: Any, is_share: bool) -> str:
+def _headline(value: Any, is_share: bool, unit: str = "%") -> str:
     """A number with its interval and count, or a word."""
+    digits = 4 if unit == "points" else 3  # differences are smaller
     if isinstance(value, str):
         return value
-    text = percent(value, 2) + " %" if is_share and value else number(value, 3)
+    text = f"{percent(value, 2)} {unit}" if is_share and value else number(value, digits)
     count = _count(value)
     return text if MISSING in (text, count) else f"{text}, n {count}"
 

@@ -139,10 +139,50 @@ def test_the_page_holds_the_numbers_and_needs_nothing_else(tmp_path):
 
 def test_an_unknown_analysis_still_shows_its_figures(tmp_path):
     models = [{k: v for k, v in model("reg0", 0, "found").items() if k != "verdict"}]
-    folder = write_results(tmp_path / "lost", analysis="lost", models=models)
+    folder = write_results(tmp_path / "another", analysis="another", models=models)
     page = write(tmp_path, results=(folder,))
-    assert "Lost" in page.text
+    assert "Another" in page.text
     assert "All of them." in page.text
+
+
+def test_headline_numbers_have_interval_count_and_paired_difference(tmp_path):
+    corloc, iou = estimate(0.25, 0.05, 80), estimate(0.4, 0.02, 80)
+    models = [
+        {k: v for k, v in model(f"reg{i}", i, "found").items() if k != "verdict"}
+        | {"corloc": corloc, "mean_best_iou": iou}
+        for i in (0, 4)
+    ]
+    pair = {"from": "reg0", "to": "reg4", "differences": {"corloc": estimate(-0.1, 0.02, 80)}}
+    baseline = {"name": "central_box", "corloc": estimate(0.3), "mean_best_iou": estimate(0.35)}
+    lost = write_results(
+        tmp_path / "lost", analysis="lost", models=models, comparisons=[pair], baselines=[baseline]
+    )
+    headline = {
+        "question": "lost",
+        "title": "LOST: CorLoc",
+        "is_share": True,
+        "values": {"reg0": corloc},
+        "differences": {"reg4": estimate(-0.1, 0.02, 80)},
+    }
+    compare = write_results(
+        tmp_path / "compare",
+        analysis="compare",
+        data={"name": "results of other analyses", "skipped": []},
+        models=models,
+        first="reg0",
+        headlines=[headline],
+    )
+    write(tmp_path, results=(lost, compare))
+    html = (tmp_path / "pages" / "report.html").read_text(encoding="utf-8")
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+    for expected in (
+        "reg0 (0 registers) 25.0 [20.0, 30.0] 0.400 [0.380, 0.420] 80",
+        "central box 30.0 [29.0, 31.0]",
+        "LOST: CorLoc reg0 → reg4 -10.00 [-12.00, -8.00] points, n 80",
+        "lost: LOST: CorLoc 25.00 [20.00, 30.00] %, n 80 –",
+        "Results of other analyses.",
+    ):
+        assert expected in text, expected
 
 
 def test_runs_bring_accuracy_and_curves(tmp_path, checkpoints):
