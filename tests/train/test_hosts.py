@@ -38,7 +38,7 @@ train(Recipe.from_json(json.loads(recipe)), Path(out))
 
 def start(out, recipe, devices, coordinator="", process=0):
     """A process that trains on some virtual devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     arguments = [str(out), json.dumps(recipe.to_json()), coordinator, str(process)]
     return subprocess.Popen(
