@@ -26,9 +26,8 @@ from analysis.options import (
     ReportOptions,
     SimilarityOptions,
 )
-from analysis.probe_splits import choose_splits
+from analysis.parts import open_labelled_parts, open_parts
 from analysis.question import Question, answer_all
-from analysis.reconstruction_parts import open_parts
 from analysis.report import write_report
 from analysis.results import has_results
 from analysis.spool import Spool
@@ -57,7 +56,7 @@ ANALYSES: dict[str, Analysis] = {
     "attention": Analysis(AttentionOptions, attention_command, attention_command.question),
     "similarity": Analysis(SimilarityOptions, similarity_command, similarity_command.question),
     "lost": Analysis(LostOptions, lost_command),
-    "probe": Analysis(ProbeOptions, probe_command, check=choose_splits),
+    "probe": Analysis(ProbeOptions, probe_command, check=open_labelled_parts),
     "reconstruction": Analysis(ReconstructionOptions, reconstruction_command, check=open_parts),
 }
 

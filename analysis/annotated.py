@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from regvit_jax.data import NO_BOXES, FolderSource, Source
+from regvit_jax.data import NO_BOXES, SKIP_ADVICE, FolderSource, Source
 from regvit_jax.errors import InputError
 from regvit_jax.images import read_size
 from regvit_jax.voc import VocSource
@@ -87,5 +87,5 @@ def _read(source: Source, index: int) -> Facts | InputError:
 def _described(problems: Sequence[str], total: int, skip_unreadable: bool) -> str:
     shown = "\n".join(f"  {problem}" for problem in problems[:_NAMED])
     more = f"\n  ... and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-    cure = "" if skip_unreadable else "\nTo leave such images out: --skip-unreadable."
+    cure = "" if skip_unreadable else f"\n{SKIP_ADVICE}"
     return f"{len(problems)} of {total} images cannot be read:\n{shown}{more}{cure}"

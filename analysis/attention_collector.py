@@ -1,7 +1,6 @@
 """How does the attention of all images come together? One model's, up to what is written of it."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,11 +48,6 @@ class Attended:
         return (
             f"the last block ({last})" if self.layer == last else f"block {self.layer} of 0-{last}"
         )
-
-    @property
-    def slug(self) -> str:
-        """The label as part of a file name."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.subject.label)
 
 
 class AttentionCollector:

@@ -23,8 +23,8 @@ from analysis.plotting_attention import (
 )
 from analysis.plotting_epochs import Curves, curves_figure
 from analysis.question import Question, answer
-from analysis.results import FigureFile, ResultFolder, estimate_columns
-from analysis.subjects import choose_images, choose_shown, open_subjects
+from analysis.results import FigureFile, ResultFolder, comparison, estimate_columns
+from analysis.subjects import choose_images, choose_shown, images_json, open_subjects
 from regvit_jax.checkpoint import versions
 from regvit_jax.data import Source
 from regvit_jax.tokens import resolve_layers
@@ -69,12 +69,9 @@ def _write(
         _write_maps(folder, model)
     comparisons = _comparisons(attended, options)
     return {
-        "data": {
-            "name": source.name,
-            "split": options.split,
-            "num_images": attended[0].summary.num_images,
-            "skipped": attended[0].skipped,
-        },
+        "data": images_json(
+            source, options.split, attended[0].summary.num_images, attended[0].skipped
+        ),
         "measures": MEASURES,
         "models": [_model_json(model) for model in attended],
         "comparisons": comparisons,
@@ -94,8 +91,7 @@ def _comparisons(attended: Sequence[Attended], options: AttentionOptions) -> lis
             for name, values in first.features.items()
             if name in other.features
         }
-        pair = {"from": first.subject.label, "to": other.subject.label, "paired": True}
-        rows.append(pair | {"differences": differences})
+        rows.append(comparison(first.subject.label, other.subject.label, differences))
     return rows
 
 
@@ -119,13 +115,13 @@ def _model_json(model: Attended) -> dict[str, Any]:
         "register_embedding_cosine": summary.register_embeddings,
         "outlier_mass": {k: v._asdict() for k, v in summary.outlier_mass.items()},
         "average_map": summary.average_map,
-        "arrays": f"attention_maps_{model.slug}.npz",
+        "arrays": f"attention_maps_{model.subject.slug}.npz",
     }
 
 
 def _write_maps(folder: ResultFolder, model: Attended) -> None:
     folder.write_arrays(
-        f"attention_maps_{model.slug}.npz",
+        f"attention_maps_{model.subject.slug}.npz",
         {
             "maps": np.stack([image.maps for image in model.shown]),
             "average_map": model.summary.average_map,
@@ -164,20 +160,11 @@ def _write_tables(
         for name, mass in model.summary.outlier_mass.items()
     ]
     folder.write_table("attention_on_outliers.csv", outliers)
-    tables = [
+    return [
         {"file": "attention_by_layer.csv", "title": "Attention by block and query"},
         {"file": "attention_on_outliers.csv", "title": "Attention of CLS on outlier patches"},
+        *folder.write_comparisons(comparisons),
     ]
-    compared = [
-        {"from": pair["from"], "to": pair["to"], "quantity": name, "n": difference.n}
-        | estimate_columns("difference", difference)
-        for pair in comparisons
-        for name, difference in pair["differences"].items()
-    ]
-    if compared:
-        folder.write_table("comparisons.csv", compared)
-        tables.append({"file": "comparisons.csv", "title": "Paired differences between models"})
-    return tables
 
 
 def _write_figures(
@@ -204,7 +191,7 @@ def _map_figures(attended: Sequence[Attended], options: AttentionOptions) -> Dra
         title, queries = model.subject.title, model.summary.queries
         if options.heads != "each":
             file = FigureFile(
-                f"attention_maps_{model.slug}",
+                f"attention_maps_{model.subject.slug}",
                 f"{title}: attention maps",
                 "Attention of CLS and of every register on the patches, mean over the heads: on "
                 "the image, and by itself below it.",
@@ -212,7 +199,7 @@ def _map_figures(attended: Sequence[Attended], options: AttentionOptions) -> Dra
             drawn.append((file, maps_figure(model.shown, queries, title, model.block)))
         if model.rolled:
             file = FigureFile(
-                f"attention_rollout_{model.slug}",
+                f"attention_rollout_{model.subject.slug}",
                 f"{title}: attention rollout",
                 "What CLS and every register draw from the patches through all blocks together; "
                 "each block passes on half of a token and half of what it attends to.",
@@ -220,7 +207,7 @@ def _map_figures(attended: Sequence[Attended], options: AttentionOptions) -> Dra
             drawn.append((file, maps_figure(model.rolled, queries, title, "all blocks, rollout")))
         if options.heads != "mean":
             file = FigureFile(
-                f"attention_heads_{model.slug}",
+                f"attention_heads_{model.subject.slug}",
                 f"{title}: attention head by head",
                 "Attention of CLS and of every register on one image, in every head.",
             )
@@ -317,13 +304,9 @@ def summary_lines(results: dict[str, Any]) -> list[str]:
     for model in results["models"]:
         values: dict[str, Estimate] = model["layers"][-1]["queries"]["CLS"]
         lines.append(
-            f"{model['title']}: in the last block CLS gives {_percent(values['mass_patches'])} of "
-            f"its attention to patches, {_percent(values['mass_registers'])} to registers; "
-            f"largest weight on a patch {_percent(values['largest_weight'])}; entropy "
-            f"{values['entropy'].value:.3f}"
+            f"{model['title']}: in the last block CLS gives {values['mass_patches'].percent()} of "
+            f"its attention to patches, {values['mass_registers'].percent()} to registers; "
+            f"largest weight on a patch {values['largest_weight'].percent()}; entropy "
+            f"{values['entropy'].text(3)}"
         )
     return lines
-
-
-def _percent(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:.1f} %"

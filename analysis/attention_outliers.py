@@ -9,15 +9,12 @@ Letters: b and n images, p patches.
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from analysis.bootstrap import Bootstrap, Estimate
 from analysis.outliers import thresholds
 from analysis.store import ColumnStore
-from regvit_jax.model import ViTTrace
-from regvit_jax.tokens import TokenLayout
 
 
 class OutlierMass(NamedTuple):
@@ -30,13 +27,6 @@ class OutlierMass(NamedTuple):
     """Of all of CLS's attention in the chosen block, mean over heads and images."""
     share_of_patch_mass: Estimate | None
     """Of the attention that patches get; None where they get none."""
-
-
-def last_norms(trace: ViTTrace, layout: TokenLayout) -> Float[Array, "b p"]:
-    """Norms of the patches after the last block, before the last LayerNorm."""
-    last = trace.blocks[-1]
-    assert last is not None
-    return jnp.linalg.norm(last.tokens[:, layout.patches], axis=-1)
 
 
 class OutlierMassStore:

@@ -30,6 +30,24 @@ class Estimate(NamedTuple):
         interval = None if self.low is None else [self.low, self.high]
         return {"value": self.value, "n": self.n, "interval": interval}
 
+    def text(self, digits: int) -> str:
+        """The number with its interval: "0.51 [0.48, 0.54]"."""
+        return self._text(f".{digits}f", 1.0, "")
+
+    def percent(self, digits: int = 1) -> str:
+        """A share with its interval: "51.2 % [48.0, 54.4]"."""
+        return self._text(f".{digits}f", 100.0, " %")
+
+    def points(self, digits: int = 1) -> str:
+        """A difference of shares with its interval: "+2.1 points [-0.3, +4.4]"."""
+        return self._text(f"+.{digits}f", 100.0, " points")
+
+    def _text(self, form: str, scale: float, unit: str) -> str:
+        text = f"{scale * self.value:{form}}{unit}"
+        if self.low is None or self.high is None:
+            return text
+        return f"{text} [{scale * self.low:{form}}, {scale * self.high:{form}}]"
+
 
 class Resampled(NamedTuple):
     """A number with its value in every resample, so that two models' can be subtracted."""

@@ -44,7 +44,7 @@ from analysis.options import LostOptions
 from analysis.plotting import save_figure
 from analysis.plotting_lost import BoxPanel, boxes_figure, corloc_figure
 from analysis.results import FigureFile, ResultFolder
-from analysis.subjects import Subject, choose_images, choose_shown, open_subjects
+from analysis.subjects import Subject, choose_images, choose_shown, images_json, open_subjects
 from regvit_jax.checkpoint import versions
 from regvit_jax.data import Source
 from regvit_jax.errors import InputError
@@ -181,15 +181,12 @@ def _results(
     is_scored = models[0].is_scored
     has_scores = bool(is_scored.any())
     return {
-        "data": {
-            "name": source.name,
-            "split": options.split,
-            "num_images": len(is_scored),
+        "data": images_json(source, options.split, len(is_scored), models[0].skipped)
+        | {
             "is_annotated": images.has_objects,
             "num_with_object": int(is_scored.sum()),
             "num_without_object": int((~is_scored).sum()),
             "num_dropped": num_dropped,
-            "skipped": models[0].skipped,
         },
         "rules": dataclasses.asdict(rules) | {"k": options.k},
         "frame": {"name": rules.frame, "meaning": FRAMES[rules.frame]},
@@ -253,33 +250,19 @@ def summary_lines(results: dict[str, Any]) -> list[str]:
     if not data["num_with_object"]:
         return [f"Boxes of {data['num_images']} images; none has an object, so no CorLoc."]
     lines = [
-        f"{model['title']}: CorLoc {_percent(model['corloc'])} ({model['num_found']} of "
+        f"{model['title']}: CorLoc {model['corloc'].percent()} ({model['num_found']} of "
         f"{model['corloc'].n} images; {model['feature']}s of block {model['layer']})"
         for model in results["models"]
     ]
     lines += [
-        f"{name}: CorLoc {_percent(baseline['corloc'])}"
+        f"{name}: CorLoc {baseline['corloc'].percent()}"
         for baseline in results["baselines"]
         for name in [baseline["name"].replace("_", " ").capitalize()]
     ]
     for pair in results["comparisons"]:
         difference: Estimate = pair["differences"]["corloc"]
         lines.append(
-            f"{pair['from']} -> {pair['to']}: {_points(difference)}; McNemar p = "
+            f"{pair['from']} -> {pair['to']}: {difference.points()}; McNemar p = "
             f"{pair['mcnemar']['p_value']:.3g}"
         )
     return lines
-
-
-def _percent(estimate: Estimate) -> str:
-    interval = ""
-    if estimate.low is not None and estimate.high is not None:
-        interval = f" [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
-    return f"{100 * estimate.value:.1f} %{interval}"
-
-
-def _points(estimate: Estimate) -> str:
-    interval = ""
-    if estimate.low is not None and estimate.high is not None:
-        interval = f" [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
-    return f"{100 * estimate.value:+.1f} points{interval}"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from analysis.lost_scores import (
     score,
 )
 from analysis.options import LostOptions
-from analysis.results import ResultFolder, estimate_columns
+from analysis.results import COMPARISONS_TABLE, ResultFolder, estimate_columns
 from analysis.subjects import Subject
 from regvit_jax.boxes import HIT_IOU
 
@@ -47,11 +46,6 @@ class Found:
     skipped: list[str]
 
     @property
-    def slug(self) -> str:
-        """The label as part of a file name."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.subject.label)
-
-    @property
     def is_scored(self) -> Bool[np.ndarray, " n"]:
         """Which images have an object."""
         return np.array([len(scene.objects) > 0 for scene in self.scenes])
@@ -69,7 +63,7 @@ class Found:
 
 def predictions_file(found: Found, num_models: int) -> str:
     """The name of a model's predictions."""
-    return "predictions.json" if num_models == 1 else f"predictions_{found.slug}.json"
+    return "predictions.json" if num_models == 1 else f"predictions_{found.subject.slug}.json"
 
 
 def model_json(found: Found, num_models: int, options: LostOptions) -> Json:
@@ -134,8 +128,9 @@ def write_tables(
         folder.write_table("corloc.csv", _score_rows(models, results))
         tables.append({"file": "corloc.csv", "title": "CorLoc by model and setting"})
     if results["comparisons"]:
-        folder.write_table("comparisons.csv", [_comparison_row(c) for c in results["comparisons"]])
-        tables.append({"file": "comparisons.csv", "title": "Paired differences between models"})
+        rows = [_comparison_row(pair) for pair in results["comparisons"]]
+        folder.write_table(COMPARISONS_TABLE["file"], rows)
+        tables.append(COMPARISONS_TABLE)
     return tables
 
 

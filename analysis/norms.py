@@ -7,7 +7,6 @@ primary tensor: after it a norm measures a token's direction, not its magnitude.
 """
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from jaxtyping import Array, Float
 from analysis.bootstrap import Bootstrap, Estimate
 from analysis.mixture import fit_mixture
 from analysis.outliers import Verdict, judge, shape_tests, shares, thresholds
+from analysis.store import ColumnStore
 from regvit_jax.model import ViTTrace
 from regvit_jax.tokens import TokenLayout
 
@@ -29,11 +29,23 @@ _BINS = 256
 _OCTAVE_PARTS = 16  # bins per doubling of the norm, in the drawn histogram
 
 
+def l2_norm(tokens: Float[Array, "*b d"]) -> Float[Array, "*b"]:
+    """The L2 norm over the channels, accumulated in float32."""
+    return jnp.sqrt(jnp.sum(jnp.square(tokens.astype(jnp.float32)), axis=-1))
+
+
+def last_norms(trace: ViTTrace, layout: TokenLayout) -> Float[Array, "b p"]:
+    """Norms of the patches after the last block, before the last LayerNorm: who is an outlier."""
+    last = trace.blocks[-1]
+    assert last is not None
+    return l2_norm(last.tokens[:, layout.patches])
+
+
 def token_norms(trace: ViTTrace, layout: TokenLayout) -> Float[Array, "b l t"]:
     """Norms of all tokens: before block 1, after every block, after the last LayerNorm."""
     del layout  # the order of the tokens is kept
     streams = [trace.embedded, *(block.tokens for block in trace.blocks if block), trace.normed]
-    return jnp.stack([_l2(stream) for stream in streams], axis=1)
+    return jnp.stack([l2_norm(stream) for stream in streams], axis=1)
 
 
 def measure(trace: ViTTrace, layout: TokenLayout) -> tuple[Array, Array, Array]:
@@ -43,12 +55,8 @@ def measure(trace: ViTTrace, layout: TokenLayout) -> tuple[Array, Array, Array]:
       `token_norms`; norms of the patches before positions; and norms of the patches between
       attention and MLP of every block, (b, l, p).
     """
-    between = [_l2(block.after_attn[:, layout.patches]) for block in trace.blocks if block]
-    return token_norms(trace, layout), _l2(trace.patch_embed), jnp.stack(between, axis=1)
-
-
-def _l2(tokens):
-    return jnp.sqrt(jnp.sum(jnp.square(tokens.astype(jnp.float32)), axis=-1))
+    between = [l2_norm(block.after_attn[:, layout.patches]) for block in trace.blocks if block]
+    return token_norms(trace, layout), l2_norm(trace.patch_embed), jnp.stack(between, axis=1)
 
 
 class NormStore:
@@ -59,18 +67,15 @@ class NormStore:
 
     def __init__(self, num_layers: int, layout: TokenLayout, folder: Path | None = None) -> None:
         self.num_layers, self.layout = num_layers, layout
-        self.num_images = 0
-        self._folder = folder
-        self._files: list[Any] = []
-        """One a layer, then one of the patches before positions."""
-        self._between: list[Any] = []
-        """One a block: the patches between attention and MLP."""
+        tokens, patches = (layout.num_tokens, np.float32), (layout.num_patches, np.float32)
+        layers = {f"layer_{index}": tokens for index in range(num_layers)}
+        self._store = ColumnStore({**layers, "convolved": patches}, folder)
+        blocks = {f"block_{block}": patches for block in range(num_layers - 2)}
+        self._between = ColumnStore(blocks, folder)
 
     def __enter__(self) -> "NormStore":
-        self._files = [tempfile.TemporaryFile(dir=self._folder) for _ in range(self.num_layers + 1)]
-        self._between = [
-            tempfile.TemporaryFile(dir=self._folder) for _ in range(self.num_layers - 2)
-        ]
+        self._store.__enter__()
+        self._between.__enter__()
         return self
 
     def __exit__(
@@ -79,8 +84,12 @@ class NormStore:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for file in self._files + self._between:
-            file.close()
+        self._store.close()
+        self._between.close()
+
+    @property
+    def num_images(self) -> int:
+        return self._store.num_rows
 
     def append(
         self,
@@ -95,35 +104,26 @@ class NormStore:
           convolved: Of the patch convolution's output; what enters the first block unless given.
           between: Of the patches between attention and MLP of every block, where this is known.
         """
-        for layer, file in enumerate(self._files[:-1]):
-            file.write(np.ascontiguousarray(norms[:, layer], np.float32).data)
         if convolved is None:
             convolved = norms[:, 0, self.layout.patches]
-        self._files[-1].write(np.ascontiguousarray(convolved, np.float32).data)
+        layers = {f"layer_{index}": norms[:, index] for index in range(self.num_layers)}
+        self._store.append({**layers, "convolved": convolved})
         if between is not None:
-            for block, file in enumerate(self._between):
-                file.write(np.ascontiguousarray(between[:, block], np.float32).data)
-        self.num_images += norms.shape[0]
+            blocks = range(self.num_layers - 2)
+            self._between.append({f"block_{block}": between[:, block] for block in blocks})
 
     def between(self, block: int) -> Float[np.ndarray, "n p"] | None:
         """Norms of the patches between attention and MLP of a block, if they were given."""
-        values = self._read(self._between[block])
-        return values.reshape(self.num_images, self.layout.num_patches) if values.size else None
+        return self._between.read(f"block_{block}") if self._between.num_rows else None
 
     @property
     def convolved(self) -> Float[np.ndarray, "n p"]:
         """Norms of the patch convolution's output: what the pixels alone do."""
-        return self._read(self._files[-1]).reshape(self.num_images, self.layout.num_patches)
+        return self._store.read("convolved")
 
     def layer(self, index: int) -> Float[np.ndarray, "n t"]:
         """Norms of all tokens of all images in one layer; negative indices count from the end."""
-        file = self._files[:-1][index]
-        return self._read(file).reshape(self.num_images, self.layout.num_tokens)
-
-    @staticmethod
-    def _read(file) -> Float[np.ndarray, " n"]:
-        file.seek(0)
-        return np.frombuffer(file.read(), np.float32)
+        return self._store.read(f"layer_{range(self.num_layers)[index]}")
 
     def patches(self, index: int) -> Float[np.ndarray, "n p"]:
         """Norms of the patches only."""

@@ -31,8 +31,8 @@ from analysis.plotting_norms import (
     positions_figure,
 )
 from analysis.question import Question, answer
-from analysis.results import FigureFile, ResultFolder, estimate_columns
-from analysis.subjects import Subject, choose_images, choose_shown, open_subjects
+from analysis.results import FigureFile, ResultFolder, comparison, estimate_columns
+from analysis.subjects import Subject, choose_images, choose_shown, images_json, open_subjects
 from regvit_jax.checkpoint import versions
 from regvit_jax.data import Batch, Source
 from regvit_jax.model import DeiT3
@@ -79,17 +79,15 @@ def _write(
     folder: ResultFolder, measured: Sequence[Measured], options: NormsOptions, source: Source
 ) -> dict[str, Any]:
     """Writes figures and tables; what results.json says."""
+    comparisons = _comparisons(measured, options)
     return {
-        "data": {
-            "name": source.name,
-            "split": options.split,
-            "num_images": measured[0].summary.num_images,
-            "skipped": measured[0].skipped,
-        },
+        "data": images_json(
+            source, options.split, measured[0].summary.num_images, measured[0].skipped
+        ),
         "models": [_model_json(m) for m in measured],
-        "comparisons": _comparisons(measured, options),
+        "comparisons": comparisons,
         "figures": [f.to_json() for f in _write_figures(folder, measured, source)],
-        "tables": _write_tables(folder, measured, options),
+        "tables": _write_tables(folder, measured, comparisons),
         "versions": versions(),
     }
 
@@ -158,14 +156,7 @@ def _comparisons(measured: Sequence[Measured], options: NormsOptions) -> list[di
     for first, second in pairs:
         bootstrap = Bootstrap(len(first.features), options.bootstrap, options.seed)
         differences = paired_differences(names, first.features, second.features, bootstrap)
-        rows.append(
-            {
-                "from": first.subject.label,
-                "to": second.subject.label,
-                "paired": True,
-                "differences": differences,
-            }
-        )
+        rows.append(comparison(first.subject.label, second.subject.label, differences))
     return rows
 
 
@@ -202,7 +193,7 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
     return {"answer": verdict.answer, "reason": verdict.reason, "group": group}
 
 
-def _write_tables(folder: ResultFolder, measured, options) -> list[dict[str, str]]:
+def _write_tables(folder: ResultFolder, measured, comparisons) -> list[dict[str, str]]:
     layers, outliers = [], []
     for m in measured:
         head = {"model": m.subject.label, "num_registers": m.subject.config.num_registers}
@@ -225,20 +216,11 @@ def _write_tables(folder: ResultFolder, measured, options) -> list[dict[str, str
                 )
     folder.write_table("norms_by_layer.csv", layers)
     folder.write_table("outliers.csv", outliers)
-    tables = [
+    return [
         {"file": "norms_by_layer.csv", "title": "Norms by layer and kind of token"},
         {"file": "outliers.csv", "title": "Definitions of an outlier side by side"},
+        *folder.write_comparisons(comparisons),
     ]
-    rows = [
-        {"from": pair["from"], "to": pair["to"], "quantity": name, "n": difference.n}
-        | estimate_columns("difference", difference)
-        for pair in _comparisons(measured, options)
-        for name, difference in pair["differences"].items()
-    ]
-    if rows:
-        folder.write_table("comparisons.csv", rows)
-        tables.append({"file": "comparisons.csv", "title": "Paired differences between models"})
-    return tables
 
 
 def _write_figures(folder: ResultFolder, measured, source: Source) -> list[FigureFile]:
@@ -361,10 +343,8 @@ def summary_lines(results: dict[str, Any]) -> list[str]:
             lines.append(f"  Most become large in the {words} of block {made['block']} (from 0).")
     for pair in results["comparisons"]:
         difference: Estimate = pair["differences"]["share_above_3_x_median"]
-        if difference.low is not None and difference.high is not None:
-            lines.append(
-                f"{pair['from']} -> {pair['to']}: share above 3 x median changes by "
-                f"{100 * difference.value:+.3f} points "
-                f"[{100 * difference.low:+.3f}, {100 * difference.high:+.3f}]"
-            )
+        lines.append(
+            f"{pair['from']} -> {pair['to']}: share above 3 x median changes by "
+            f"{difference.points(3)}"
+        )
     return lines

@@ -114,7 +114,7 @@ class ProbeOptions(ImageOptions):
 
     num_images: int = 0
     """Validation images, drawn at random when there are more; 0 is all."""
-    num_train: int = 0
+    num_train_images: int = 0
     """Training images, drawn at random when there are more; 0 is all."""
     features: ProbedStream = "normed"
     """Probe tokens after ("normed") or before ("last") the last LayerNorm."""
@@ -137,7 +137,7 @@ class ProbeOptions(ImageOptions):
                 "The probe learns on the training split and is tried on val: no other "
                 "--split is possible."
             )
-        for name, least in (("num_train", 0), ("draws", 1), ("num_strengths", 1)):
+        for name, least in (("num_train_images", 0), ("draws", 1), ("num_strengths", 1)):
             if getattr(self, name) < least:
                 option = name.replace("_", "-")
                 raise InputError(f"--{option} must be at least {least}, got {getattr(self, name)}.")

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from analysis.bootstrap import Estimate
 from analysis.extract import extract
 from analysis.options import ProbeOptions
+from analysis.parts import Parts, open_labelled_parts
 from analysis.plotting import save_figure
 from analysis.plotting_probe import ProbePanel, accuracy_figure, strengths_figure
 from analysis.probe import (
@@ -22,12 +23,12 @@ from analysis.probe import (
     find_outliers,
     probe_kinds,
 )
-from analysis.probe_splits import Splits, choose_splits
 from analysis.probe_tokens import CLS, NORMAL, OUTLIER, TokenStore, probed_tokens
-from analysis.results import FigureFile, ResultFolder, estimate_columns
-from analysis.subjects import Subject, open_batches, open_subjects
+from analysis.results import FigureFile, ResultFolder, comparison, estimate_columns
+from analysis.subjects import Subject, images_json, open_batches, open_subjects
 from regvit_jax.checkpoint import versions
 from regvit_jax.console import progress
+from regvit_jax.data import Source
 from regvit_jax.errors import InputError
 
 STRENGTH_EXPONENTS = (-6.0, 5.0)
@@ -56,21 +57,23 @@ class Probed:
 def analyse(options: ProbeOptions) -> dict[str, Any]:
     """Probes, writes everything into `options.out`, and returns what results.json says."""
     subjects = open_subjects(options, STUDY_PREPROCESS)
-    splits = choose_splits(options)
+    parts = open_labelled_parts(options)
     folder = ResultFolder(options.out, "probe", options.configuration(), options.overwrite)
     with folder:
-        probed = [_probe(subject, options, splits) for subject in subjects]
-        return write(folder, probed, options, splits)
+        probed = [_probe(subject, options, parts) for subject in subjects]
+        return write(folder, probed, options, parts)
 
 
-def _probe(subject: Subject, options: ProbeOptions, splits: Splits) -> Probed:
-    """Both splits once through the network, then every probe."""
-    with _stores(subject, options, splits) as (train, val, skipped):
-        _check_classes(train, splits)
+def _probe(subject: Subject, options: ProbeOptions, parts: Parts) -> Probed:
+    """Both parts once through the network, then every probe."""
+    with _stores(subject, options, parts) as (train, val, skipped):
+        _check_classes(train, parts.training.source)
         outliers = find_outliers(train, val, options.outlier, options.bootstrap, options.seed)
         kinds = list(
             progress(
-                probe_kinds(train, val, outliers.cut, len(splits.train.class_names), plan(options)),
+                probe_kinds(
+                    train, val, outliers.cut, len(parts.training.source.class_names), plan(options)
+                ),
                 len(train.kinds),
                 f"{subject.label}: kinds of token",
             )
@@ -89,7 +92,7 @@ def _probe(subject: Subject, options: ProbeOptions, splits: Splits) -> Probed:
 
 @contextlib.contextmanager
 def _stores(
-    subject: Subject, options: ProbeOptions, splits: Splits
+    subject: Subject, options: ProbeOptions, parts: Parts
 ) -> Iterator[tuple[TokenStore, TokenStore, list[str]]]:
     """The tokens of the training and of the validation images, and what could not be read."""
     model, params = subject.load(options.seed)
@@ -99,9 +102,9 @@ def _stores(
     skipped: list[str] = []
     with contextlib.ExitStack() as stack:
         stores = []
-        for purpose, source, indices in (
-            ("training", splits.train, splits.train_indices),
-            ("validation", splits.val, splits.val_indices),
+        for purpose, (source, indices) in (
+            ("training", parts.training),
+            ("validation", parts.judged),
         ):
             store = stack.enter_context(TokenStore(layout, dim, options.draws, options.seed))
             batches = open_batches(options, subject, source, indices)
@@ -115,13 +118,14 @@ def _stores(
         yield stores[0], stores[1], skipped
 
 
-def _check_classes(train: TokenStore, splits: Splits) -> None:
-    counts = np.bincount(train.labels, minlength=len(splits.train.class_names))
+def _check_classes(train: TokenStore, source: Source) -> None:
+    counts = np.bincount(train.labels, minlength=len(source.class_names))
     if (counts == 0).any():
-        missing = [splits.train.class_names[i] for i in np.flatnonzero(counts == 0)]
+        missing = [source.class_names[i] for i in np.flatnonzero(counts == 0)]
         raise InputError(
             f"{len(missing)} classes have no image among the {train.num_images} training images: "
-            f"{', '.join(missing[:5])}. Raise --num-train, or leave these classes out of the data."
+            f"{', '.join(missing[:5])}. Raise --num-train-images, or leave these classes out of "
+            "the data."
         )
 
 
@@ -138,18 +142,17 @@ def plan(options: ProbeOptions) -> ProbePlan:
 
 
 def write(
-    folder: ResultFolder, probed: Sequence[Probed], options: ProbeOptions, splits: Splits
+    folder: ResultFolder, probed: Sequence[Probed], options: ProbeOptions, parts: Parts
 ) -> dict[str, Any]:
     """Writes tables, figures and results.json; returns what the last one says."""
     results = {
-        "data": {
-            "name": splits.val.name,
-            "split": "val",
-            "num_images": len(probed[0].val_indices),
+        "data": images_json(
+            parts.judged.source, "val", len(probed[0].val_indices), probed[0].skipped
+        )
+        | {
             "num_train": probed[0].num_train,
-            "num_classes": len(splits.train.class_names),
-            "splits_are_the_data_sets_own": splits.is_own,
-            "skipped": probed[0].skipped,
+            "num_classes": len(parts.training.source.class_names),
+            "splits_are_the_data_sets_own": parts.is_own,
         },
         "models": [_model_json(p, options) for p in probed],
         "comparisons": _comparisons(probed, options),
@@ -215,7 +218,7 @@ def _between_kinds(probed: Probed, options: ProbeOptions) -> list[dict[str, Any]
     rows = []
     for first, second in pairs:
         found = _difference(probed, first, probed, second, options)
-        rows += [{"from": first, "to": second, "paired": True, "differences": found}]
+        rows.append(comparison(first, second, found))
     return [row for row in rows if row["differences"]]
 
 
@@ -247,8 +250,7 @@ def _comparisons(probed: Sequence[Probed], options: ProbeOptions) -> list[dict[s
             for kind in first.kinds
             for method, estimate in _difference(first, kind.kind, other, kind.kind, options).items()
         }
-        pair = {"from": first.subject.label, "to": other.subject.label, "paired": True}
-        rows.append(pair | {"differences": differences})
+        rows.append(comparison(first.subject.label, other.subject.label, differences))
     return rows
 
 
@@ -345,11 +347,11 @@ def summary_lines(results: dict[str, Any]) -> list[str]:
                 lines.append(f"  {entry['kind']}: not probed. {entry['reason']}")
                 continue
             fits = entry["logistic"]
-            text = f"  {entry['kind']}: {_percent(fits['accuracy'])}"
+            text = f"  {entry['kind']}: {fits['accuracy'].percent()}"
             if fits["sd_over_draws"] is not None:
                 text += f", sd over draws {100 * fits['sd_over_draws']:.1f}"
             if "neighbours" in entry:
-                text += f"; nearest neighbours {_percent(entry['neighbours']['accuracy'])}"
+                text += f"; nearest neighbours {entry['neighbours']['accuracy'].percent()}"
             lines.append(f"{text}; n = {fits['accuracy'].n}")
         shares = model["outliers"]["share_of_images"]
         lines.append(
@@ -358,10 +360,3 @@ def summary_lines(results: dict[str, Any]) -> list[str]:
             f"{100 * shares['val'].value:.1f} % of validation"
         )
     return lines
-
-
-def _percent(estimate: Estimate) -> str:
-    text = f"{100 * estimate.value:.1f} %"
-    if estimate.low is None or estimate.high is None:
-        return text
-    return f"{text} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from analysis.norms import l2_norm, last_norms
 from analysis.outliers import MAX_SHARE
 from analysis.store import ColumnStore
 from regvit_jax.data import Batch
@@ -52,8 +52,8 @@ def probed_tokens(stream: Stream) -> Callable[[ViTTrace, TokenLayout], ProbedTok
         return ProbedTokens(
             tokens,
             tokens[:, layout.patches].mean(axis=1),
-            jnp.linalg.norm(last.tokens[:, layout.patches], axis=-1),
-            jnp.linalg.norm(trace.patch_embed, axis=-1),
+            last_norms(trace, layout),
+            l2_norm(trace.patch_embed),
         )
 
     return reduce

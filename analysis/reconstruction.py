@@ -27,6 +27,7 @@ import optax
 from jaxtyping import Array, Float, Int, UInt8
 
 from analysis.fit import Fit, fit
+from analysis.norms import last_norms
 from analysis.store import ColumnStore
 from regvit_jax.errors import InputError
 from regvit_jax.model import ViTTrace
@@ -42,6 +43,7 @@ HELD_OUT = 0.1
 """Share of the training images on which early stopping looks."""
 HIDDEN_RATIO = 4
 LAYERS = ("fc1", "fc2")
+PROBE_EXPECTED = "Expected what `regvit-convert import` makes of the study's probe."
 
 Dense = dict[str, Any]
 """A kernel (in, out) and a bias (out)."""
@@ -77,14 +79,10 @@ def patch_features(layer: int) -> Callable[[ViTTrace, TokenLayout], Features]:
     """
 
     def reduce(trace: ViTTrace, layout: TokenLayout) -> Features:
-        chosen, last = trace.blocks[layer], trace.blocks[-1]
+        chosen = trace.blocks[layer]
         assert chosen is not None
-        assert last is not None
-        squares = jnp.square(last.tokens[:, layout.patches].astype(jnp.float32))
-        return Features(
-            chosen.tokens[:, layout.patches].astype(jnp.float32),
-            jnp.sqrt(jnp.sum(squares, axis=-1)),
-        )
+        tokens = chosen.tokens[:, layout.patches].astype(jnp.float32)
+        return Features(tokens, last_norms(trace, layout))
 
     return reduce
 
@@ -148,14 +146,6 @@ class NormalEquations:
     def _covariance(self):
         mean = self._features / self.num_tokens
         return self._squares / self.num_tokens - mean[:, None] * mean[None]
-
-
-def cut(pixels: UInt8[np.ndarray, "b h w 3"], patch_size: int) -> UInt8[np.ndarray, "b n v"]:
-    """The pixels of each patch, as `patchify` orders them, on the host."""
-    b, h, w, _ = pixels.shape
-    rows, cols = h // patch_size, w // patch_size
-    split = pixels.reshape(b, rows, patch_size, cols, patch_size, 3).transpose(0, 1, 3, 2, 4, 5)
-    return split.reshape(b, rows * cols, patch_size * patch_size * 3)
 
 
 def normalised_patches(
@@ -339,19 +329,18 @@ def load_probe(path: Path) -> tuple[Mlp, dict[str, Any]]:
     Raises:
       InputError: If the file is absent, damaged or no probe.
     """
-    expected = "Expected what `regvit-convert import` makes of the study's probe."
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             arrays = {name: loaded[name] for name in loaded.files}
         info = json.loads(str(arrays.pop("info", "{}")))
     except FileNotFoundError:
-        raise InputError(f"There is no probe {path}. {expected}") from None
+        raise InputError(f"There is no probe {path}. {PROBE_EXPECTED}") from None
     except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is no probe, or damaged ({error}). {expected}") from error
+        raise InputError(f"{path} is no probe, or damaged ({error}). {PROBE_EXPECTED}") from error
     names = {f"{layer}/{name}" for layer in LAYERS for name in ("kernel", "bias")}
     if arrays.keys() != names:
-        raise InputError(f"{path} holds {sorted(arrays)}, not {sorted(names)}. {expected}")
+        raise InputError(f"{path} holds {sorted(arrays)}, not {sorted(names)}. {PROBE_EXPECTED}")
     probe = {
         layer: {name: arrays[f"{layer}/{name}"] for name in ("kernel", "bias")} for layer in LAYERS
     }
@@ -364,9 +353,11 @@ def _check_probe(path: Path, probe: Mlp) -> None:
     first, second = shapes["fc1"], shapes["fc2"]
     fits = len(first[0]) == len(second[0]) == 2 and first[0][1] == second[0][0]
     if not fits or any(bias != kernel[1:] for kernel, bias in shapes.values()):
-        raise InputError(f"{path} is no probe: its layers do not fit one another ({shapes}).")
+        raise InputError(
+            f"{path} is no probe: its layers do not fit one another ({shapes}). {PROBE_EXPECTED}"
+        )
     if any(layer[name].dtype != np.float32 for layer in probe.values() for name in layer):
-        raise InputError(f"{path} is no probe: expected float32 arrays.")
+        raise InputError(f"{path} is no probe: expected float32 arrays. {PROBE_EXPECTED}")
 
 
 def _fit(cache: TokenCache, read, loss, held_out, start, optimiser, budget: Budget) -> Fit:

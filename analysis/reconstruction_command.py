@@ -1,7 +1,6 @@
 """What does `regvit-analyze reconstruction` do? From checkpoints and images to a result folder."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +11,13 @@ from analysis.extract import extract
 from analysis.fit import Fit
 from analysis.options import ReconstructionOptions
 from analysis.outliers import is_tautological
+from analysis.parts import Part, open_parts
 from analysis.reconstruction import (
     Budget,
     Mlp,
     NormalEquations,
     Probes,
     TokenCache,
-    cut,
     fit_mlp,
     fit_position,
     load_probe,
@@ -32,15 +31,14 @@ from analysis.reconstruction_errors import (
     summarise_errors,
     token_errors,
 )
-from analysis.reconstruction_parts import Part, open_parts
 from analysis.reconstruction_pictures import ShownReconstruction, rebuild
-from analysis.results import ResultFolder
+from analysis.results import ResultFolder, comparison
 from analysis.store import ColumnStore
-from analysis.subjects import Subject, choose_shown, open_batches, open_subjects
+from analysis.subjects import Subject, choose_shown, images_json, open_batches, open_subjects
 from regvit_jax.checkpoint import unflatten, versions
 from regvit_jax.config import ViTConfig
 from regvit_jax.errors import InputError
-from regvit_jax.model import DeiT3
+from regvit_jax.model import DeiT3, patchify
 from regvit_jax.tokens import resolve_layers
 
 SPACES = {
@@ -71,11 +69,6 @@ class Reconstructed:
     def pixel(self) -> tuple[str, ...]:
         return pixel_probes(self.probes)
 
-    @property
-    def slug(self) -> str:
-        """The label as part of a file name."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.subject.label)
-
     def by(self, definition: str) -> GroupErrors:
         """The errors by one definition of an outlier."""
         (found,) = (group for group in self.groups if group.definition == definition)
@@ -88,7 +81,7 @@ def analyse(options: ReconstructionOptions) -> dict[str, Any]:
     for subject in subjects:  # a wrong layer or probe ends the command before any work
         resolve_layers((options.layer,), subject.config.depth)
         given_probe(options, subject.config)
-    training, judged = open_parts(options)
+    training, judged, _ = open_parts(options)
     configuration = options.configuration()
     folder = ResultFolder(options.out, "reconstruction", configuration, options.overwrite)
     with folder:
@@ -125,13 +118,9 @@ def given_probe(
     return probe, info
 
 
-def data_json(training: Part, judged: Part, options, num_images: int, skipped) -> dict[str, Any]:
-    """What results.json says on the images."""
-    return {
-        "name": judged.source.name,
-        "split": options.split,
-        "num_images": num_images,
-        "skipped": skipped,
+def parts_json(training: Part, judged: Part, options, num_images: int, skipped) -> dict[str, Any]:
+    """What results.json says on the images of both parts."""
+    return images_json(judged.source, options.split, num_images, skipped) | {
         "training": training.source.name,
         "num_training_images": len(training.indices),
     }
@@ -153,7 +142,7 @@ def _reconstruct(
         for batch, features in extract(
             model, params, batches, patch_features(layer), (layer, -1), label
         ):
-            patches = cut(batch.pixels, subject.config.patch_size)
+            patches = patchify(batch.pixels, subject.config.patch_size)
             found = _padded(evaluate, batches.batch_size, features.tokens, patches)
             store.append(found | {"last": features.last})
             for i, index in enumerate(batch.indices.tolist()):
@@ -189,7 +178,7 @@ def _learn(
         batches = open_batches(options, subject, training.source, training.indices)
         reduce, label = patch_features(layer), f"{subject.label}, training"
         for batch, features in extract(model, params, batches, reduce, (layer, -1), label):
-            patches = cut(batch.pixels, config.patch_size)
+            patches = patchify(batch.pixels, config.patch_size)
             targets = np.asarray(normalised_patches(patches, preprocess))
             equations.add(
                 features.tokens.reshape(-1, config.embed_dim), targets.reshape(-1, num_values)
@@ -250,7 +239,7 @@ def _write(
     comparisons = _comparisons(models, options)
     first = models[0]
     return {
-        "data": data_json(training, judged, options, first.num_images, first.skipped),
+        "data": parts_json(training, judged, options, first.num_images, first.skipped),
         "spaces": SPACES,
         "models": [_model_json(model, options) for model in models],
         "comparisons": comparisons,
@@ -321,14 +310,7 @@ def _comparisons(models: Sequence[Reconstructed], options) -> list[dict[str, Any
                 if name in first.numbers and name in second.numbers:
                     difference = bootstrap.difference(first.numbers[name], second.numbers[name])
                     differences[f"{first.definition}/{name}"] = difference
-        rows.append(
-            {
-                "from": models[0].subject.label,
-                "to": other.subject.label,
-                "paired": True,
-                "differences": differences,
-            }
-        )
+        rows.append(comparison(models[0].subject.label, other.subject.label, differences))
     return rows
 
 
@@ -343,8 +325,8 @@ def _model_lines(model: dict[str, Any]) -> list[str]:
     found = model["definitions"][SHOWN_DEFINITION]
     whole = found["all"]
     lines = [
-        f"{model['title']}: linear probe L2 {_text(whole['linear']['normalised']['l2'])}, R2 over "
-        f"the patch's mean {_text(whole['linear']['normalised']['r2_patch_mean'])}; position "
+        f"{model['title']}: linear probe L2 {whole['linear']['normalised']['l2'].text(3)}, R2 over "
+        f"the patch's mean {whole['linear']['normalised']['r2_patch_mean'].text(3)}; position "
         f"{100 * whole['position']['top1'].value:.1f} %, "
         f"{whole['position']['distance'].value:.2f} patches off"
     ]
@@ -352,12 +334,7 @@ def _model_lines(model: dict[str, Any]) -> list[str]:
         raw = found["contrast"]["linear"]["normalised"]["l2_ratio"]
         matched = found["matched"]["linear"]["normalised"]["l2"]["ratio"]
         lines.append(
-            f"  the 2 % of largest norm against the others: L2 ratio {_text(raw)}, "
-            f"{_text(matched)} against patches of equal variance"
+            f"  the 2 % of largest norm against the others: L2 ratio {raw.text(3)}, "
+            f"{matched.text(3)} against patches of equal variance"
         )
     return lines
-
-
-def _text(estimate: Estimate) -> str:
-    interval = "" if estimate.low is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
-    return f"{estimate.value:.3f}{interval}"

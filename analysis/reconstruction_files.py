@@ -22,7 +22,7 @@ def write_probes(folder: ResultFolder, models: Sequence[Reconstructed]) -> None:
     for model in models:
         probes = model.probes
         folder.write_arrays(
-            f"linear_probes_{model.slug}.npz",
+            f"linear_probes_{model.subject.slug}.npz",
             {
                 "pixels/kernel": probes.linear["kernel"],
                 "pixels/bias": probes.linear["bias"],
@@ -33,7 +33,7 @@ def write_probes(folder: ResultFolder, models: Sequence[Reconstructed]) -> None:
         )
         if probes.mlp is not None:
             info = {"checkpoint": str(model.subject.path), "layer": model.layer}
-            save_probe(folder.path(f"mlp_probe_{model.slug}.npz"), probes.mlp, info)
+            save_probe(folder.path(f"mlp_probe_{model.subject.slug}.npz"), probes.mlp, info)
 
 
 def write_tables(
@@ -64,23 +64,11 @@ def write_tables(
                 groups.append(row)
     folder.write_table("reconstruction_groups.csv", groups)
     folder.write_table("reconstruction_numbers.csv", numbers)
-    tables = [
-        {
-            "file": "reconstruction_groups.csv",
-            "title": "Errors of outliers and normal patches",
-        },
+    return [
+        {"file": "reconstruction_groups.csv", "title": "Errors of outliers and normal patches"},
         {"file": "reconstruction_numbers.csv", "title": "All numbers on reconstruction"},
+        *folder.write_comparisons(comparisons),
     ]
-    rows = [
-        {"from": pair["from"], "to": pair["to"], "quantity": name, "n": difference.n}
-        | estimate_columns("difference", difference)
-        for pair in comparisons
-        for name, difference in pair["differences"].items()
-    ]
-    if rows:
-        folder.write_table("comparisons.csv", rows)
-        tables.append({"file": "comparisons.csv", "title": "Paired differences between models"})
-    return tables
 
 
 def _table_quantities(models: Sequence[Reconstructed]) -> list[str]:
@@ -119,7 +107,7 @@ def write_figures(
     drawn = [(file, groups_figure(panels, models[0].pixel))]
     for model in models:
         file = FigureFile(
-            f"reconstruction_pictures_{model.slug}",
+            f"reconstruction_pictures_{model.subject.slug}",
             f"{model.subject.title}: images from their tokens",
             "Every patch is predicted from its own token. Errors are L2 norms over the patch's "
             f"{model.num_values} normalised values, on one scale. Framed: the 2 % of the patches "

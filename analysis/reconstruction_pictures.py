@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from analysis.reconstruction import Probes, apply_dense, apply_mlp, cut, normalised_patches
+from analysis.reconstruction import Probes, apply_dense, apply_mlp, normalised_patches
 from analysis.subjects import Subject
-from regvit_jax.model import unpatchify
+from regvit_jax.model import patchify, unpatchify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ def rebuild(
     """What the probes make of one image's tokens."""
     preprocess, size = subject.preprocess, subject.config.patch_size
     grid = (preprocess.height // size, preprocess.width // size)
-    targets = np.asarray(normalised_patches(cut(pixels[None], size), preprocess))
+    targets = np.asarray(normalised_patches(patchify(pixels[None], size), preprocess))
     predicted = {"linear": apply_dense(probes.linear, tokens)}
     if probes.mlp is not None:
         predicted["mlp"] = apply_mlp(probes.mlp, tokens)

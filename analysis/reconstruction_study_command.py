@@ -1,7 +1,6 @@
 """What does `regvit-analyze reconstruction --protocol study` do? The notebook's steps in order."""
 
 import contextlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from analysis.extract import extract
 from analysis.options import ReconstructionOptions
+from analysis.parts import Part
 from analysis.reconstruction import (
     BATCH_IMAGES,
     HIDDEN_RATIO,
@@ -18,8 +18,7 @@ from analysis.reconstruction import (
     save_probe,
     start_mlp,
 )
-from analysis.reconstruction_command import data_json, given_probe
-from analysis.reconstruction_parts import Part
+from analysis.reconstruction_command import given_probe, parts_json
 from analysis.reconstruction_study import (
     FAULTS,
     ImageCache,
@@ -57,8 +56,7 @@ def write_study(
     rows: list[dict[str, Any]] = []
     for subject in subjects:
         probe, found, learned, skipped = _study(subject, options, training, judged)
-        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", subject.label)
-        save_probe(folder.path(f"study_probe_{slug}.npz"), probe, learned)
+        save_probe(folder.path(f"study_probe_{subject.slug}.npz"), probe, learned)
         values = found._asdict()
         models.append(
             subject.to_json() | {"training": learned, "study": values | {"printed": found.printed}}
@@ -66,7 +64,7 @@ def write_study(
         rows.append({"model": subject.label, **values})
     folder.write_table("study.csv", rows)
     return {
-        "data": data_json(training, judged, options, found.num_images, skipped),
+        "data": parts_json(training, judged, options, found.num_images, skipped),
         "faults": FAULTS,
         "note": "Sums of the means of batches of 64 images, as printed by the notebook; resampling "
         "images says nothing about them. Compare zero_high and zero_low: predicting nothing.",

@@ -37,6 +37,7 @@ from regvit_jax.errors import InputError
 
 FORMAT = 1
 RESULTS_FILE = "results.json"
+COMPARISONS_TABLE = {"file": "comparisons.csv", "title": "Paired differences between models"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +104,19 @@ class ResultFolder:
         writer.writeheader()
         writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
         self.path(name).write_text(text.getvalue())
+
+    def write_comparisons(self, comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+        """Writes a row for every difference; its entry of `tables`, if there is any."""
+        rows = [
+            {"from": pair["from"], "to": pair["to"], "quantity": name, "n": difference.n}
+            | estimate_columns("difference", difference)
+            for pair in comparisons
+            for name, difference in pair["differences"].items()
+        ]
+        if not rows:
+            return []
+        self.write_table(COMPARISONS_TABLE["file"], rows)
+        return [COMPARISONS_TABLE]
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes arrays as a compressed .npz file."""
@@ -185,6 +199,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value
+
+
+def comparison(first: str, second: str, differences: Mapping[str, Estimate]) -> dict[str, Any]:
+    """An entry of `comparisons`: second minus first, on the same images."""
+    return {"from": first, "to": second, "paired": True, "differences": dict(differences)}
 
 
 def estimate_columns(name: str, estimate: Estimate) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from analysis.bootstrap import Bootstrap, Estimate, Resampled
+from analysis.norms import l2_norm, last_norms
 from analysis.outliers import shares, thresholds
 from analysis.store import ColumnStore
 from regvit_jax.model import ViTTrace
@@ -87,62 +88,54 @@ class SimilaritySummary:
 
 def neighbour_cosines(trace: ViTTrace, layout: TokenLayout) -> Neighbours:
     """Similarity of each patch to its neighbours, and what it is labelled by."""
-    block = trace.blocks[-1]
-    assert block is not None
     patches = trace.patch_embed.astype(jnp.float32)
     grid = patches.reshape(patches.shape[0], *layout.grid, patches.shape[-1])
     return Neighbours(
         right=_cosine(grid[:, :, :-1], grid[:, :, 1:]),
         below=_cosine(grid[:, :-1], grid[:, 1:]),
-        last=_l2(block.tokens[:, layout.patches]),
-        normed=_l2(trace.normed[:, layout.patches]),
+        last=last_norms(trace, layout),
+        normed=l2_norm(trace.normed[:, layout.patches]),
     )
 
 
 def _cosine(first, second):
-    lengths = _l2(first) * _l2(second)
+    lengths = l2_norm(first) * l2_norm(second)
     return jnp.sum(first * second, axis=-1) / jnp.maximum(lengths, _EPSILON)
 
 
-def _l2(tokens):
-    return jnp.sqrt(jnp.sum(jnp.square(tokens.astype(jnp.float32)), axis=-1))
-
-
-class SimilarityCollector:
-    """Collects the neighbours of one model's patches, in temporary files.
+class SimilarityStore:
+    """The neighbours of one model's patches, in temporary files.
 
     For 14 x 14 patches they are 4 kB an image on disk.
     """
-
-    reduce = staticmethod(neighbour_cosines)
 
     def __init__(self, layout: TokenLayout, folder: Path | None = None) -> None:
         self.layout = layout
         rows, cols = layout.grid
         num_pairs = rows * (cols - 1) + (rows - 1) * cols
-        columns: dict[str, tuple[int, Any]] = {
+        kinds: dict[str, tuple[int, Any]] = {
             "cosines": (num_pairs, np.float32),
             "bins": (num_pairs, np.uint16),
             "last": (layout.num_patches, np.float32),
             "normed": (layout.num_patches, np.float32),
         }
-        self.store = ColumnStore(columns, folder)
+        self.columns = ColumnStore(kinds, folder)
 
-    def __enter__(self) -> "SimilarityCollector":
-        self.store.__enter__()
+    def __enter__(self) -> "SimilarityStore":
+        self.columns.__enter__()
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        self.store.__exit__(kind, error, traceback)
+        self.columns.__exit__(kind, error, traceback)
 
     @property
     def num_images(self) -> int:
-        return self.store.num_rows
+        return self.columns.num_rows
 
-    def add(self, reduced: Neighbours) -> None:
+    def append(self, reduced: Neighbours) -> None:
         """Takes in one batch."""
         cosines = flat_pairs(np.asarray(reduced.right), np.asarray(reduced.below))
-        self.store.append(
+        self.columns.append(
             {
                 "cosines": cosines,
                 "bins": _bin_of(cosines),
@@ -152,18 +145,18 @@ class SimilarityCollector:
         )
 
 
-def summarise_similarity(collector: SimilarityCollector, bootstrap: Bootstrap) -> SimilaritySummary:
+def summarise_similarity(store: SimilarityStore, bootstrap: Bootstrap) -> SimilaritySummary:
     """Everything that is reported on one model's neighbours."""
-    whole, coarse_of_bin, edges = _count_all(collector)
+    whole, coarse_of_bin, edges = _count_all(store)
     drawn_whole = whole.drawn(bootstrap)
     labelled = []
     for tensor in TENSORS:
-        norms = collector.store.read(tensor)
+        norms = store.columns.read(tensor)
         cuts = thresholds(norms)
         found = shares(norms, cuts, bootstrap)
         for definition, cut in cuts.items():
             is_outlier = norms > cut
-            outlier = _count_outliers(collector, is_outlier, coarse_of_bin, len(edges) - 1)
+            outlier = _count_outliers(store, is_outlier, coarse_of_bin, len(edges) - 1)
             groups = (whole.without(outlier), outlier)
             drawn = outlier.drawn(bootstrap) if outlier.total else np.zeros_like(drawn_whole)
             num_outliers = int(is_outlier.sum())
@@ -179,7 +172,7 @@ def summarise_similarity(collector: SimilarityCollector, bootstrap: Bootstrap) -
                     density=np.stack([_density(group) for group in groups]),
                 )
             )
-    return SimilaritySummary(collector.num_images, collector.layout.grid, labelled)
+    return SimilaritySummary(store.num_images, store.layout.grid, labelled)
 
 
 def flat_pairs(
@@ -277,14 +270,14 @@ def _bin_of(cosines) -> Int[np.ndarray, "..."]:
     return (angles * (_BINS / np.pi)).astype(np.int64).clip(0, _BINS - 1)
 
 
-def _count_all(collector: SimilarityCollector) -> tuple[_Counts, Int[np.ndarray, " bins"], Any]:
+def _count_all(store: SimilarityStore) -> tuple[_Counts, Int[np.ndarray, " bins"], Any]:
     """Counts of all samples; which coarse bin each bin belongs to, and the coarse bins' edges."""
     pooled = np.zeros(_BINS, np.int64)
-    for (bins,) in collector.store.blocks("bins"):
+    for (bins,) in store.columns.blocks("bins"):
         pooled += 2 * np.bincount(bins.ravel(), minlength=_BINS)
     coarse_of_bin, edges = _equal_shares(pooled)
     per_image, sums, sum_squares = [], [], 0.0
-    for cosines, bins in collector.store.blocks("cosines", "bins"):
+    for cosines, bins in store.columns.blocks("cosines", "bins"):
         exact = cosines.astype(np.float64)
         sums.append(2 * exact.sum(axis=1))
         sum_squares += 2 * float(np.square(exact).sum())
@@ -296,15 +289,13 @@ def _count_all(collector: SimilarityCollector) -> tuple[_Counts, Int[np.ndarray,
     return counted, coarse_of_bin, edges
 
 
-def _count_outliers(
-    collector: SimilarityCollector, is_outlier, coarse_of_bin, num_coarse: int
-) -> _Counts:
+def _count_outliers(store: SimilarityStore, is_outlier, coarse_of_bin, num_coarse: int) -> _Counts:
     """Counts of the outliers' samples; only pairs with an outlier are looked at."""
     pooled, per_image, sums, sum_squares = np.zeros(_BINS), [], [], 0.0
     start = 0
-    for cosines, bins in collector.store.blocks("cosines", "bins"):
+    for cosines, bins in store.columns.blocks("cosines", "bins"):
         rows = len(bins)
-        labels = is_outlier[start : start + rows].reshape(-1, *collector.layout.grid)
+        labels = is_outlier[start : start + rows].reshape(-1, *store.layout.grid)
         ends = outlier_ends(labels)
         image, pair = np.nonzero(ends)
         weight, found = ends[image, pair].astype(np.float64), bins[image, pair]

@@ -10,17 +10,17 @@ from analysis.outliers import is_tautological
 from analysis.plotting import save_figure
 from analysis.plotting_similarity import SimilarityPanel, densities_figure, medians_figure
 from analysis.question import Question, answer
-from analysis.results import FigureFile, ResultFolder, estimate_columns
+from analysis.results import FigureFile, ResultFolder, comparison, estimate_columns
 from analysis.similarity import (
     TENSORS,
     Labelled,
     Neighbours,
-    SimilarityCollector,
+    SimilarityStore,
     SimilaritySummary,
     neighbour_cosines,
     summarise_similarity,
 )
-from analysis.subjects import Subject, choose_images, open_subjects
+from analysis.subjects import Subject, choose_images, images_json, open_subjects
 from regvit_jax.checkpoint import versions
 from regvit_jax.data import Batch, Source
 from regvit_jax.model import DeiT3
@@ -75,19 +75,15 @@ def write(
     folder: ResultFolder, models: Sequence[Similar], options: SimilarityOptions, source: Source
 ) -> dict[str, Any]:
     """Writes figures and tables; what results.json says."""
+    comparisons = _comparisons(models, options)
     return {
-        "data": {
-            "name": source.name,
-            "split": options.split,
-            "num_images": models[0].summary.num_images,
-            "skipped": models[0].skipped,
-        },
+        "data": images_json(source, options.split, models[0].summary.num_images, models[0].skipped),
         "labels": labels_of(options),
         "numbers": NUMBERS,
         "models": [_model_json(model, options) for model in models],
-        "comparisons": _comparisons(models, options),
+        "comparisons": comparisons,
         "figures": [file.to_json() for file in _write_figures(folder, models, options)],
-        "tables": _write_tables(folder, models, options),
+        "tables": _write_tables(folder, models, comparisons, options),
         "versions": versions(),
     }
 
@@ -100,7 +96,7 @@ class _Collector:
     def __init__(self, subject: Subject, model: DeiT3, options: SimilarityOptions) -> None:
         self.shown = set[int]()
         self._subject, self._options = subject, options
-        self._pairs = SimilarityCollector(model.layout((1, *subject.preprocess.shape)))
+        self._pairs = SimilarityStore(model.layout((1, *subject.preprocess.shape)))
 
     def __enter__(self) -> "_Collector":
         self._pairs.__enter__()
@@ -112,7 +108,7 @@ class _Collector:
     def add(self, batch: Batch, reduced: Neighbours) -> None:
         """Takes in one batch; no pixels are kept."""
         del batch
-        self._pairs.add(reduced)
+        self._pairs.append(reduced)
 
     def finish(self, skipped: list[str]) -> Similar:
         """What is written of the model."""
@@ -175,18 +171,11 @@ def _comparisons(models: Sequence[Similar], options: SimilarityOptions) -> list[
                 if name in first.numbers and name in second.numbers:
                     difference = bootstrap.difference(first.numbers[name], second.numbers[name])
                     differences[f"{first.definition}_{name}"] = difference
-        rows.append(
-            {
-                "from": models[0].subject.label,
-                "to": other.subject.label,
-                "paired": True,
-                "differences": differences,
-            }
-        )
+        rows.append(comparison(models[0].subject.label, other.subject.label, differences))
     return rows
 
 
-def _write_tables(folder: ResultFolder, models, options) -> list[dict[str, str]]:
+def _write_tables(folder: ResultFolder, models, comparisons, options) -> list[dict[str, str]]:
     rows = []
     for model in models:
         bootstrap = _bootstrap(model, options)
@@ -206,17 +195,10 @@ def _write_tables(folder: ResultFolder, models, options) -> list[dict[str, str]]
                 row |= estimate_columns(name, estimate) if estimate else missing
             rows.append(row)
     folder.write_table("similarity.csv", rows)
-    tables = [{"file": "similarity.csv", "title": "Cosine of patches with their neighbours"}]
-    compared = [
-        {"from": pair["from"], "to": pair["to"], "quantity": name, "n": difference.n}
-        | estimate_columns("difference", difference)
-        for pair in _comparisons(models, options)
-        for name, difference in pair["differences"].items()
+    return [
+        {"file": "similarity.csv", "title": "Cosine of patches with their neighbours"},
+        *folder.write_comparisons(comparisons),
     ]
-    if compared:
-        folder.write_table("comparisons.csv", compared)
-        tables.append({"file": "comparisons.csv", "title": "Paired differences between models"})
-    return tables
 
 
 def _write_figures(folder: ResultFolder, models, options) -> list[FigureFile]:
@@ -261,11 +243,6 @@ def summary_lines(results: dict[str, Any]) -> list[str]:
         lines.append(
             f"{model['title']}: median cosine with neighbours {entry['median_outlier'].value:.3f} "
             f"for the 2 % of largest norm, {entry['median_normal'].value:.3f} for the others; "
-            f"AUC {_with_interval(entry['auc'])}"
+            f"AUC {entry['auc'].text(3)}"
         )
     return lines
-
-
-def _with_interval(estimate: Estimate) -> str:
-    interval = "" if estimate.low is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
-    return f"{estimate.value:.3f}{interval}"

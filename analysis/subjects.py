@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,11 @@ class Subject:
         """The label with what matters most here: the number of registers."""
         count = self.config.num_registers
         return f"{self.label} ({count} register{'' if count == 1 else 's'})"
+
+    @property
+    def slug(self) -> str:
+        """The label as part of a file name."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.label)
 
     def load(self, seed: int) -> tuple[DeiT3, Params]:
         """The network and its parameters; a twin's are drawn with the seed."""
@@ -117,11 +123,14 @@ def choose_images(options: ImageOptions) -> tuple[Source, Int[np.ndarray, " n"]]
       InputError: If there are none.
     """
     source = open_source(options.data, options.split)
-    total = len(source)
-    if not options.num_images or options.num_images >= total:
-        return source, np.arange(total)
-    generator = np.random.default_rng(options.seed)
-    return source, np.sort(generator.choice(total, options.num_images, replace=False))
+    return source, some_of(np.arange(len(source)), options.num_images, options.seed)
+
+
+def some_of(indices: Int[np.ndarray, " n"], count: int, seed: int) -> Int[np.ndarray, " m"]:
+    """So many of the images at random, in order; all where `count` is 0 or too large."""
+    if not count or count >= len(indices):
+        return indices
+    return np.sort(np.random.default_rng(seed).choice(indices, count, replace=False))
 
 
 def choose_shown(
@@ -158,6 +167,11 @@ def open_batches(
         indices,
         skip_unreadable=options.skip_unreadable,
     )
+
+
+def images_json(source: Source, split: str, num_images: int, skipped: list[str]) -> dict[str, Any]:
+    """What results.json says on the images."""
+    return {"name": source.name, "split": split, "num_images": num_images, "skipped": skipped}
 
 
 @functools.cache

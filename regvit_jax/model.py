@@ -9,14 +9,15 @@ facebookresearch/deit and of the study, whose parameters convert without a chang
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Shaped
 
 from regvit_jax.activations import NON_LINEARITIES
 from regvit_jax.attention import attend, attention_weights
@@ -25,6 +26,8 @@ from regvit_jax.config import ViTConfig
 from regvit_jax.errors import InputError
 from regvit_jax.positions import resample_pos_embed
 from regvit_jax.tokens import TokenLayout, resolve_layers
+
+AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 
 STACKED = "blocks"
 """Where `stack_blocks` puts the parameters of all blocks."""
@@ -340,8 +343,11 @@ def _block_index(name: str) -> int:
     return int(name.removeprefix("blocks_"))
 
 
-def patchify(images: Float[Array, "b h w c"], patch_size: int) -> Float[Array, "b n v"]:
-    """The v = p p c pixel values of each patch, in the order of the patch tokens (row by row)."""
+def patchify(images: Shaped[AnyArray, "b h w c"], patch_size: int) -> Shaped[AnyArray, "b n v"]:
+    """The v = p p c pixel values of each patch, in the order of the patch tokens (row by row).
+
+    On the host for NumPy arrays, of whatever type.
+    """
     return einops.rearrange(
         images, "b (gh p) (gw q) c -> b (gh gw) (p q c)", p=patch_size, q=patch_size
     )

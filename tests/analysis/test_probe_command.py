@@ -96,7 +96,16 @@ def test_splits_and_fewer_images_are_respected(monkeypatch, tmp_path, checkpoint
     status = call(
         monkeypatch,
         *("probe", "--checkpoint", checkpoints["plain"], "--data", tmp_path / "data"),
-        *("--out", tmp_path / "out", "--num-train", 40, "--num-images", 30, "--features", "last"),
+        *(
+            "--out",
+            tmp_path / "out",
+            "--num-train-images",
+            40,
+            "--num-images",
+            30,
+            "--features",
+            "last",
+        ),
         *("--outlier", "absolute_150", *FEW),
     )
     assert status == 0
@@ -154,7 +163,7 @@ def test_a_class_without_a_training_image_is_named(
     status = call(
         monkeypatch,
         *("probe", "--checkpoint", checkpoints["plain"], "--data", pictures),
-        *("--num-train", 1, "--out", tmp_path / "out", *FEW),
+        *("--num-train-images", 1, "--out", tmp_path / "out", *FEW),
     )
     assert status == 2
     assert "1 classes have no image" in capsys.readouterr().err

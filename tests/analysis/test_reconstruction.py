@@ -12,7 +12,6 @@ from analysis.reconstruction import (
     TokenCache,
     apply_dense,
     apply_mlp,
-    cut,
     fit_mlp,
     fit_position,
     load_probe,
@@ -59,7 +58,7 @@ def test_features_are_the_patches_before_the_last_layer_norm(traced):
 
 def test_targets_are_the_pixels_of_the_tokens_own_patch():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 12, 3)).astype(np.uint8)
-    patches = cut(pixels, 4)
+    patches = patchify(pixels, 4)
     for row in range(2):
         for col in range(3):
             own = pixels[:, 4 * row : 4 * row + 4, 4 * col : 4 * col + 4]

@@ -9,8 +9,8 @@ import torch
 
 from analysis.cli import main
 from analysis.options import ReconstructionOptions
+from analysis.parts import open_parts
 from analysis.reconstruction import apply_mlp, load_probe, save_probe, start_mlp
-from analysis.reconstruction_parts import open_parts
 from convert import cli as convert
 
 PROBE_FILES = ("pth", "npz")
@@ -180,13 +180,13 @@ def test_parts_never_share_an_image(tmp_path, pictures):
         )
         return open_parts(options)
 
-    training, judged = parts(num_images=0, num_train_images=0)
+    training, judged, _ = parts(num_images=0, num_train_images=0)
     assert sorted([*training.indices, *judged.indices]) == list(range(200))
     assert len(judged.indices) == 40
-    training, judged = parts(num_images=7, num_train_images=30, seed=3)
+    training, judged, _ = parts(num_images=7, num_train_images=30, seed=3)
     assert (len(training.indices), len(judged.indices)) == (30, 7)
     assert not set(training.indices) & set(judged.indices)
-    training, judged = parts(data="digits", num_images=5, num_train_images=9)
+    training, judged, _ = parts(data="digits", num_images=5, num_train_images=9)
     assert training.source.name != judged.source.name
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.bootstrap import Bootstrap
-from analysis.reconstruction import Probes, cut, normalised_patches, start_mlp
+from analysis.reconstruction import Probes, normalised_patches, start_mlp
 from analysis.reconstruction_errors import (
     FLAT,
     MATCHED_BINS,
@@ -19,6 +19,7 @@ from analysis.reconstruction_errors import (
     variance_bins,
 )
 from analysis.store import ColumnStore
+from regvit_jax.model import patchify
 from regvit_jax.preprocess import Preprocess
 
 PREPROCESS = dataclasses.replace(Preprocess.square(8), std=(0.2, 0.3, 0.25))
@@ -50,7 +51,7 @@ def judged():
     means = np.array([0.1, -0.2, 0.3], np.float32)
     probes = Probes(linear, start_mlp(5, 20, 48, 1), position, means)
     tokens = generator.normal(size=(7, 6, 5)).astype(np.float32)
-    patches = cut(generator.integers(0, 256, (7, 8, 12, 3)).astype(np.uint8), 4)
+    patches = patchify(generator.integers(0, 256, (7, 8, 12, 3)).astype(np.uint8), 4)
     found = token_errors(probes, PREPROCESS, GRID)(tokens, patches)
     return probes, tokens, patches, {name: np.asarray(value) for name, value in found.items()}
 

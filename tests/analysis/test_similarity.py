@@ -10,7 +10,7 @@ from analysis.bootstrap import Bootstrap
 from analysis.similarity import (
     DENSITY_AT,
     Neighbours,
-    SimilarityCollector,
+    SimilarityStore,
     _median,
     auc,
     flat_pairs,
@@ -54,10 +54,10 @@ def collected(images=60, seed=0, sharpness=1.0):
 @pytest.fixture
 def summarised():
     neighbours = collected()
-    with SimilarityCollector(TokenLayout(2, GRID)) as collector:
+    with SimilarityStore(TokenLayout(2, GRID)) as store:
         for part in (slice(0, 25), slice(25, 60)):
-            collector.add(Neighbours(*(x[part] for x in neighbours)))
-        yield neighbours, summarise_similarity(collector, Bootstrap(60, 300))
+            store.append(Neighbours(*(x[part] for x in neighbours)))
+        yield neighbours, summarise_similarity(store, Bootstrap(60, 300))
 
 
 def loop_samples(neighbours, is_outlier):
