@@ -1,4 +1,4 @@
-"""How many images does a device compute at once? The project's one switch by platform.
+"""How many images does a device compute at once?
 
 A CPU is fastest on few tokens at a time, four images of 224 px say: their activations stay in its
 cache, and no fresh memory is touched (1.3 x the speed and 60 % of the memory of 32 such images at

@@ -18,6 +18,8 @@ from regvit_jax.preprocess import Preprocess
 from regvit_jax.splits import ALIASES, resolve_split
 from regvit_jax.threads import run_ahead
 
+SKIP_ADVICE = "To leave such images out: --skip-unreadable."
+
 
 class Sample(NamedTuple):
     """One image of a source, as it is stored."""
@@ -82,6 +84,17 @@ class RedrawnSource(Source, Protocol):
     def at_epoch(self, epoch: int) -> Source: ...
 
 
+def read_encoded(path: Path, label: int) -> Encoded:
+    """A file's bytes.
+
+    Raises:
+      InputError: If it is there no longer.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no image at {path}.")
+    return Encoded(path.read_bytes(), label, str(path))
+
+
 class Batch(NamedTuple):
     """Images side by side; a last, smaller batch is padded with black ones."""
 
@@ -123,10 +136,7 @@ class FolderSource:
         Raises:
           InputError: If it is there no longer.
         """
-        path = self.root / self.file_names[index]
-        if not path.is_file():
-            raise InputError(f"There is no image at {path}.")
-        return Encoded(path.read_bytes(), self.label(index), str(path))
+        return read_encoded(self.root / self.file_names[index], self.label(index))
 
     def label(self, index: int) -> int:
         """Index of an image's class folder; -1 where there are none."""
@@ -308,7 +318,7 @@ class Batches:
             yield future.result()
         except InputError as error:
             if not self.skip_unreadable:
-                raise InputError(f"{error} To leave such images out: --skip-unreadable.") from None
+                raise InputError(f"{error} {SKIP_ADVICE}") from None
             self.skipped.append(str(error))
 
     def _batch(self, rows) -> Batch:

@@ -214,7 +214,10 @@ def _records(builder: Any, split: str, directory: Path) -> Any:
             "train[:90%] or train[1000:2000]."
         ) from error
     if missing := [part.filename for part in parts if not Path(part.filename).is_file()]:
-        raise InputError(f"Of {directory}, {len(missing)} files are missing, first {missing[0]}.")
+        raise InputError(
+            f"Of {directory}, {len(missing)} files are missing, first {missing[0]}. Copy them "
+            "there, or prepare the data set again."
+        )
     return records
 
 

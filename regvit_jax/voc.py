@@ -16,7 +16,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 from jaxtyping import Bool, Float
 
-from regvit_jax.data import NO_BOXES, Encoded, Sample
+from regvit_jax.data import NO_BOXES, Encoded, Sample, read_encoded
 from regvit_jax.errors import InputError
 from regvit_jax.images import SUFFIXES, read_image
 
@@ -71,10 +71,7 @@ class VocSource:
         Raises:
           InputError: If it is missing.
         """
-        path = self.path(index)
-        if not path.is_file():
-            raise InputError(f"There is no image at {path}.")
-        return Encoded(path.read_bytes(), -1, str(path))
+        return read_encoded(self.path(index), label=-1)
 
     def path(self, index: int) -> Path:
         """Where an image lies."""
@@ -200,7 +197,10 @@ class _AnnotationReader:
             )
         x0, y0, x1, y1 = corners[0] - 1, corners[1] - 1, corners[2], corners[3]
         if x1 <= x0 or y1 <= y0:
-            raise InputError(f"{self.path} has an object whose box is empty: {corners}.")
+            raise InputError(
+                f"{self.path} has an object whose box is empty: {corners}. Expected "
+                "xmin < xmax and ymin < ymax; mend the file, or leave such images out."
+            )
         return [x0, y0, x1, y1]
 
     def _refuse(self, what: str) -> Callable[..., NoReturn]:

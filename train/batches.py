@@ -27,7 +27,7 @@ from train.recipe import DataConfig, Recipe
 from train.step import TrainBatch
 
 BATCHES_AHEAD = 2
-SKIP_ADVICE = "To train on other images in the place of such: --skip-unreadable."
+REPLACE_ADVICE = "To train on other images in the place of such: --skip-unreadable."
 
 
 def open_splits(data: str) -> tuple[Source, Source]:
@@ -186,7 +186,7 @@ class TrainBatches:
                 )
             except InputError as error:
                 if not self.recipe.data.skip_unreadable:
-                    raise InputError(f"{error} {SKIP_ADVICE}") from None
+                    raise InputError(f"{error} {REPLACE_ADVICE}") from None
                 self.unreadable.add(str(error))
             else:
                 place.pixels[place.row] = pixels

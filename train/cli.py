@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -15,6 +15,9 @@ from train.cores import claim_cores
 from train.hosts_config import HostsConfig
 from train.presets import preset as preset_named
 from train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from train.loop import Outcome
 
 DEFAULT_PRESET = "demo"
 
@@ -70,21 +73,27 @@ def _run_command(default: Recipe) -> Callable[..., None]:
         join(hosts)
         cache_compilations()
         outcome = train(recipe, out, allow_changes)
-        if not is_first():
-            return
-        if outcome.unreadable:
-            sys.stderr.write(f"{outcome.unreadable} unreadable images were replaced by others.\n")
+        if is_first():
+            _report(outcome, out)
         if outcome.signal is not None:
-            sys.stderr.write(
-                f"\nStopped after step {outcome.step} of {outcome.total_steps}; the same command "
-                "continues there.\n"
-            )
             raise SystemExit(128 + outcome.signal)
-        if outcome.was_finished:
-            sys.stdout.write(f"{out} is finished already; nothing to do.\n")
-        sys.stdout.write(f"{_sentence(outcome.result)}\n")
 
     return run
+
+
+def _report(outcome: "Outcome", out: Path) -> None:
+    """Says how a run ended."""
+    if outcome.unreadable:
+        sys.stderr.write(f"{outcome.unreadable} unreadable images were replaced by others.\n")
+    if outcome.signal is not None:
+        sys.stderr.write(
+            f"\nStopped after step {outcome.step} of {outcome.total_steps}; the same command "
+            "continues there.\n"
+        )
+        return
+    if outcome.was_finished:
+        sys.stdout.write(f"{out} is finished already; nothing to do.\n")
+    sys.stdout.write(f"{_sentence(outcome.result)}\n")
 
 
 def _sheet_command(default: Recipe) -> Callable[..., None]:

@@ -1,5 +1,6 @@
 """How do several processes train one model? They start together and agree on what all must know."""
 
+import json
 from typing import Any
 
 import jax
@@ -37,6 +38,15 @@ def from_first(tree: Any) -> Any:
     if jax.process_count() == 1:
         return tree
     return multihost_utils.broadcast_one_to_all(tree)
+
+
+def from_first_json(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The first process's JSON, in all processes."""
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(from_first(np.int32(len(text))))
+    return json.loads(bytes(from_first(np.resize(text, size))).decode())
 
 
 def total(counts: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """How does a run pass, from its first step or its last saved one to its result?"""
 
 import dataclasses
-import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from regvit_jax.preprocess import Preprocess
 from train.batches import TrainBatches, open_splits
 from train.evaluate import evaluate
 from train.flops import matrix_rate, training_flops
-from train.hosts import any_of, from_first, is_first
+from train.hosts import any_of, from_first, from_first_json, is_first
 from train.initial import check_init, start_params
 from train.interrupt import StopRequest, listen
 from train.optim import make_optimizer, make_schedule
@@ -128,8 +128,8 @@ def _train(recipe: Recipe, run: RunDirectory, data: Data, total: int) -> Outcome
                 save_model(run, run.epoch_path(epoch), recipe, data, state.params, found)
             if must_stop and not is_last:
                 batches.close()
-                signal = stop.signal or 0
-                return Outcome(step, total, None, signal=signal, unreadable=len(batches.unreadable))
+                number = stop.signal or signal.SIGTERM  # another process was asked to stop
+                return Outcome(step, total, None, signal=number, unreadable=len(batches.unreadable))
             if step % recipe.eval_steps == 0 and not is_last:
                 watch.wait_for_all()
                 evaluate_and_save(run, recipe, data, state)
@@ -218,15 +218,6 @@ def save_model(
         metrics=found,
     )
     checkpoint.save(path, params, info, overwrite=True)
-
-
-def from_first_json(value: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The first process's JSON, in all processes."""
-    if jax.process_count() == 1:
-        return value
-    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    size = int(from_first(np.int32(len(text))))
-    return json.loads(bytes(from_first(np.resize(text, size))).decode())
 
 
 def _top1(path: Path) -> float:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from regvit_jax.console import progress
 from regvit_jax.data import (
+    SKIP_ADVICE,
     EncodedSource,
     FolderSource,
     Sample,
@@ -238,7 +239,7 @@ def _readable(
             yield call.result()
         except InputError as error:
             if not skip_unreadable:
-                raise InputError(f"{error} To leave such images out: --skip-unreadable.") from None
+                raise InputError(f"{error} {SKIP_ADVICE}") from None
             skipped.append(str(error))
             yield None
 

@@ -68,14 +68,7 @@ IMAGENETTE = Recipe(
         flip=True,
         colour_jitter=0.3,
     ),
-    optim=OptimConfig(
-        optimizer="muon",
-        learning_rate=1e-3,
-        warmup_epochs=1.0,
-        rate_changes="step",
-        weight_decay=0.05,
-        beta2=0.99,
-    ),
+    optim=dataclasses.replace(DEMO.optim, learning_rate=1e-3, warmup_epochs=1.0),
     epochs=60.0,
     loss="cross_entropy",
     label_smoothing=0.1,
@@ -84,16 +77,7 @@ IMAGENETTE = Recipe(
 """Ten classes of photographs from 9,469 images: Muon, 128 px, crops of a quarter and more."""
 
 FINETUNE = Recipe(
-    data=DataConfig(
-        data="imagenet2012",
-        batch_size=512,
-        crop="random_resized",
-        flip=True,
-        three_augment=True,
-        colour_jitter=0.3,
-        mixup_alpha=0.8,
-        cutmix_alpha=1.0,
-    ),
+    data=dataclasses.replace(DEIT3_DATA, batch_size=512, mix_group=None, repeats=1),
     optim=OptimConfig(optimizer="adamw", learning_rate=1e-5, weight_decay=0.1),
     epochs=20.0,
     loss="cross_entropy",
@@ -148,7 +132,7 @@ def preset(name: str, variant: str | None = None) -> Recipe:
     if variant is not None and variant not in VARIANTS:
         raise InputError(f"There is no variant {variant!r}. Choose one of {', '.join(VARIANTS)}.")
     if name in FIXED:
-        return FIXED[name] if variant is None else _resized(FIXED[name], variant)
+        return FIXED[name] if variant is None else _with_size(FIXED[name], variant)
     variant = variant or DEFAULT_VARIANT
     if name == "official-400":
         return _published(name, variant, OFFICIAL_400, epochs=400, weight_decay=0.02)
@@ -196,7 +180,7 @@ def _as_the_study_ran(official: Recipe) -> Recipe:
     )
 
 
-def _resized(recipe: Recipe, variant: str) -> Recipe:
+def _with_size(recipe: Recipe, variant: str) -> Recipe:
     """A recipe with the width, depth and heads of a size; its patches and images stay."""
     size = VARIANTS[variant]
     names = ("embed_dim", "depth", "num_heads")

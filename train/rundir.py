@@ -137,7 +137,9 @@ class RunDirectory:
         try:
             return Recipe.from_json(json.loads((self.path / RECIPE).read_text()))
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
-            raise InputError(f"{self.path / RECIPE} is damaged ({error}).") from error
+            raise InputError(
+                f"{self.path / RECIPE} is damaged ({error}). Put it back, or choose another --out."
+            ) from error
 
     def result(self) -> dict[str, Any] | None:
         """The last evaluation of a finished run, None before."""

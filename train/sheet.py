@@ -63,7 +63,10 @@ def _choose(source: Source, recipe: Recipe, count: int) -> list[int]:
     unit = 2 if recipe.data.is_mixed else 1
     count = min(-(-max(count, 1) // unit), len(source) // unit) * unit
     if not count:
-        raise InputError(f"{source.name} has {len(source)} image; mixing needs 2.")
+        raise InputError(
+            f"{source.name} has {len(source)} image; mixing needs 2. Name more images, "
+            "or turn mixing off: --mixup-alpha 0 --cutmix-alpha 0."
+        )
     return np.random.default_rng(recipe.seed).permutation(len(source))[:count].tolist()
 
 

@@ -138,5 +138,8 @@ def _check(path: Path, found: Described, template: TrainState) -> None:
         ]
         raise InputError(
             f"The state in {path} is of another model or optimizer; {len(wrong)} of {len(names)} "
-            "arrays differ:\n  " + "\n  ".join(lines)
+            "arrays differ:\n  "
+            + "\n  ".join(lines)
+            + "\nContinue with the recipe that the run was "
+            "started with, or choose another --out."
         )

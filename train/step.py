@@ -1,4 +1,4 @@
-"""What happens in one step, and on which devices? The only file that knows of devices.
+"""What happens in one step, and how do devices share it?
 
 The state has no device axis: it goes in and comes out once (`in_axes=None`, `out_axes=None`).
 JAX hands back device 0's copy without a check, so whatever is returned must be equal on all
@@ -171,7 +171,7 @@ def mean_gradient(
       params: Of the network.
       batch: Images of one device.
       draws: What chance decided for them.
-      parts: Least number of chunks; must divide the images.
+      parts: Least number of chunks. All chunks have one size, so that there may be more.
     """
     size = batch.labels.shape[0]
     limit = min(_fitting(size, params, batch.pixels.shape), max(1, size // parts))
