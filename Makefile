@@ -6,6 +6,7 @@
 #   make test                                       all tests
 #   make lint                                       format, style and types
 #   make bench                                      speed against PyTorch
+#   make docs                                       the documentation: site/index.html
 
 # The first Python on the path that is new enough.
 NEW_ENOUGH := import sys, venv; sys.exit(sys.version_info < (3, 11))
@@ -19,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NEEDS := .venv/needs
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: reproduce test lint bench clean FORCE
+.PHONY: reproduce test lint bench docs clean FORCE
 .DEFAULT_GOAL := reproduce
 
 # --- set-up ------------------------------------------------------------------------------------
@@ -38,7 +39,7 @@ $(NEEDS)-test: $(NEEDS)-run
 	$(BIN)/python -c 'import torch' 2>/dev/null || \
 	  $(PIP) install -q --no-deps -c constraints.txt --timeout 15 --retries 0 --index-url $(TORCH_INDEX) torch 2>/dev/null || \
 	  $(PIP) install -q -c constraints.txt torch
-	$(PIP) install -q -c constraints.txt -e '.[data,tfds,fast,torch,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[data,tfds,fast,torch,dev,docs]'
 	touch $@
 
 # --- the main job ------------------------------------------------------------------------------
@@ -86,5 +87,9 @@ bench: $(NEEDS)-test
 	for job in inference training input lost conversion; do \
 	  $(BIN)/python -m benchmarks.$$job || exit 1; done
 
+docs: $(NEEDS)-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q -d site
+	@echo "Open site/index.html"
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build site *.egg-info
