@@ -1,0 +1,234 @@
+"""What does the study claim, where, and by which rule is each claim judged?
+
+The study is "Registers in Small Vision Transformers: A Reproducibility Study of Vision
+Transformers Need Registers" (Bach et al., TMLR 2025). What is published is quoted with the place
+where it stands; the rules are in `analysis.claims_rules`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from analysis.claims_evidence import Evidence
+from analysis.claims_numbers import (
+    accuracies,
+    centred_cosines,
+    low_tails,
+    probe_accuracies,
+    register_map_cosines,
+    training_hours,
+)
+from analysis.claims_rules import (
+    Findings,
+    count_is_minor,
+    detail_is_lost,
+    lost_improves,
+    lost_improves_dinov2,
+    maps_are_cleaner,
+    neighbours_are_alike,
+    outliers_exist,
+    outliers_know_more,
+    outliers_shrink,
+    register_maps_part,
+    top1_is_reproduced,
+)
+
+STUDIED = "DeiT-III Small on ImageNet"
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One of the study's claims, figures and tables."""
+
+    number: int
+    words: str
+    published: str
+    where: str
+    """In the study."""
+    rule: str
+    """How it is judged; or why the tool can never judge it."""
+    judge: Callable[[Evidence], Findings] | None = None
+    """None: never judged."""
+    show: Callable[[Evidence], list[str]] | None = None
+    """Our numbers where nothing can be judged."""
+    about: str = STUDIED
+    """The models and images that it is about."""
+
+
+CLAIMS = (
+    Claim(
+        1,
+        "A small vision transformer, DeiT-III Small, has patch tokens of high norm.",
+        "98 % quantile of the norms after the last LayerNorm: 63.85 (ImageNet), 72.48 (Imagenette)",
+        "abstract, README; notebooks on cosine similarity and on reconstruction",
+        "Models without registers: `norms` finds a separate group of large norms (rare, far, apart "
+        "and grown, in 97.5 % of the resamples), and finds none in an untrained model of the same "
+        "shape. A quantile is no evidence: any distribution has one.",
+        outliers_exist,
+    ),
+    Claim(
+        2,
+        "Registers partially alleviate them: the norms are distributed more smoothly.",
+        "a figure, no number",
+        "abstract, README, main notebook",
+        "Pairs without and with registers: the share of patches above 3 x the median norm falls "
+        "(paired interval below 0), where the model without registers has outliers.",
+        outliers_shrink,
+    ),
+    Claim(
+        3,
+        "Attention maps of DeiT-III Small, DINOv2-g and DINOv2-S, without and with registers.",
+        "figure 1, no number",
+        "figure 1",
+        "Pictures are for looking; ours are under Attention. Claim 10 has the number.",
+        about="",
+    ),
+    Claim(
+        4,
+        "Summary of the models, with DINOv2-S added in the revision.",
+        "not available to us",
+        "table 1",
+        "The contents of the table were not available, so there is nothing to compare with.",
+        about="",
+    ),
+    Claim(
+        5,
+        "Results with standard deviations over test runs, probably of single tokens as features.",
+        "not available to us",
+        "table 2",
+        "The contents of the table were not available. Claim 16 judges what single tokens know.",
+        show=probe_accuracies,
+        about="",
+    ),
+    Claim(
+        6,
+        "DeiT-III Small reaches the same accuracy without and with 4 registers.",
+        "top-1 81.05 % without, 80.81 % with 4 registers",
+        "README and training logs, epoch 799",
+        "DeiT-III Small with 0 or 4 registers on ImageNet's 50,000 validation images: the interval "
+        "of the accuracy lies within 0.5 points of the published one (a margin of ours).",
+        top1_is_reproduced,
+        show=accuracies,
+    ),
+    Claim(
+        7,
+        "The number of registers has little effect on accuracy.",
+        "“minimal effect” of 2, 8 and 16 registers; numbers not available to us",
+        "sections 4.2.3 and 4.3.1",
+        "Pairs without and with registers, at least one with 2, 8 or 16, evaluated on the same "
+        "images: the interval of the change of accuracy lies within ±1 point (a margin of ours; "
+        "the interval is Newcombe's for two shares, unpaired and so rather too wide).",
+        count_is_minor,
+    ),
+    Claim(
+        8,
+        "LOST finds objects better with registers.",
+        "CorLoc 15.13 → 17.92 % (README); 11.77 → 12.23 % (notebooks, epoch 299)",
+        "README; notebooks. The two disagree",
+        "Pairs without and with registers, other than DINOv2-L: CorLoc rises (paired interval "
+        "above 0).",
+        lost_improves,
+    ),
+    Claim(
+        9,
+        "So it does in DINOv2-L.",
+        "CorLoc 33.77 → 35.24 %",
+        "notebook, keys of the last block",
+        "As claim 8, for models of DINOv2-L's shape (24 blocks of width 1024, patches of 14 px).",
+        lost_improves_dinov2,
+        about="DINOv2-L",
+    ),
+    Claim(
+        10,
+        "Attention maps of CLS are cleaner with registers, more so for some images than others.",
+        "pictures; the garbage truck's map stays unclean",
+        "figures of attention maps",
+        "Pairs without and with registers: of the attention that CLS gives to patches, the 2 % of "
+        "largest norm get less (the interval of the change, from both models' intervals as if "
+        "unpaired, lies below 0), where the model without registers has outliers.",
+        maps_are_cleaner,
+    ),
+    Claim(
+        11,
+        "The four registers' maps end up as near copies of the map of CLS.",
+        "pictures",
+        "figure of register maps",
+        "Pictures are for looking; ours are under Attention. Maps of attention are never negative "
+        "and therefore alike by their plain cosine in any model.",
+        show=centred_cosines,
+        about="",
+    ),
+    Claim(
+        12,
+        "Artifacts come and go during training.",
+        "pictures, every 80 epochs",
+        "figure of maps over epochs",
+        "Pictures are for looking; ours are under Attention where stages of a run are analysed.",
+        about="",
+    ),
+    Claim(
+        13,
+        "The registers' maps become less alike during training.",
+        "mean cosine .9953 (epoch 0) → .9289 (epoch 799)",
+        "notebook on register similarity, 41 checkpoints",
+        "Two stages of one run with registers: the cosine falls (paired interval below 0).",
+        register_maps_part,
+        show=register_map_cosines,
+    ),
+    Claim(
+        14,
+        "Outlier patches are no more like their neighbours than other patches are.",
+        "98 %: the two densities nearly coincide; 99.5 %: not kept",
+        "notebook on cosine similarity",
+        "Models without registers that have outliers: the AUC of “an outlier is more like its "
+        "neighbour” lies within 0.05 of 0.5 (a margin of ours) for the 98 % quantile.",
+        neighbours_are_alike,
+    ),
+    Claim(
+        15,
+        "Outlier patches lose local detail: their pixels are reconstructed worse.",
+        "error ratio 147.09 %, of a probe that both groups fit worse than no prediction at all",
+        "notebook on reconstruction",
+        "Models without registers that have outliers (98 %): the linear probe's pixel error of "
+        "outliers, divided by that of normal patches of the same pixel variance, lies above 1. The "
+        "published number has faults (`--protocol study` repeats them) and is not compared.",
+        detail_is_lost,
+    ),
+    Claim(
+        16,
+        "Outlier patches hold global information.",
+        "not available to us",
+        "abstract",
+        "Models without registers that have outliers: logistic regression tells the image's class "
+        "better from one outlier patch than from one normal patch (paired interval above 0).",
+        outliers_know_more,
+    ),
+    Claim(
+        17,
+        "There are low-norm artifacts as well.",
+        "not available to us",
+        "section 1.1",
+        "The definition of a low-norm artifact was not available. We show the share of patches "
+        "below a third of the median norm.",
+        show=low_tails,
+        about="",
+    ),
+    Claim(
+        18,
+        "Comparison with DINOv2 and another baseline.",
+        "not available to us",
+        "notebooks in comparison/, missing from the code",
+        "The notebooks were not available. Any converted checkpoints can be compared with "
+        "`regvit-analyze all`.",
+        about="",
+    ),
+    Claim(
+        19,
+        "Limitations, and the compute that was used.",
+        "not available to us",
+        "section 5.1 and appendix E",
+        "The published figures were not available, and hours depend on the machine. Energy is not "
+        "measured.",
+        show=training_hours,
+        about="",
+    ),
+)

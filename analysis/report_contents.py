@@ -1,0 +1,280 @@
+"""What stands in a report, before it is a page or Markdown? Read from results, computed nowhere."""
+
+import base64
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis.claims_evidence import Evidence, estimate
+from analysis.claims_judgement import Judgement, judge_claims
+from analysis.options import ReportOptions
+from analysis.report_citations import bibtex
+from analysis.report_tables import MISSING, SECTIONS, Table, percent
+from analysis.report_training import training_hours, training_svg
+from analysis.results import read_results
+from regvit_jax.checkpoint import read_info, resolve, versions
+from regvit_jax.config import variant_name
+from regvit_jax.errors import InputError
+
+Json = Mapping[str, Any]
+
+PER_IMAGE = (
+    *("norm_maps", "attention_cls", "attention_maps", "attention_rollout", "attention_heads"),
+    *("attention_evolution", "lost_boxes", "reconstruction_pictures"),
+)
+"""How the names of figures begin that show single images."""
+
+INTRODUCTION = (
+    "Registers are extra learned tokens that a vision transformer reads along with the patches of "
+    "an image and that its output ignores. They give the network a place for global notes, which "
+    "it otherwise keeps in a few background patches: those grow very long vectors and spoil "
+    "attention maps."
+)
+METHODS = (
+    "Every image passes each network once; all models see the same images in the same order. A "
+    "token's norm is the L2 norm over its channels, before the last LayerNorm unless said "
+    "otherwise. Attention is the softmax of a block; maps are its weights on the patches, not "
+    "renormalised. Intervals are 95 % percentile intervals from resampling the images (Wilson's "
+    "for accuracy and CorLoc); differences of two models are paired."
+)
+CLAIMS = (
+    "The study is “Registers in Small Vision Transformers: A Reproducibility Study of Vision "
+    "Transformers Need Registers” (Bach et al., TMLR 2025). A verdict is about the models and the "
+    "images that it names, and follows from a rule fixed beforehand: an interval must exclude the "
+    "null and rest on at least 30 images, all models or pairs must agree, and what is said of "
+    "outliers needs a model that has them. Nothing is corrected for the number of claims."
+)
+EMBEDDED_DATA = (
+    "The images are synthetic: handwritten digits on crops of textures, made so that small models "
+    "learn them in minutes. What such models show, or do not show, says little about models of the "
+    "published size on photographs, where outlier tokens were described. This page demonstrates "
+    "the method; the same commands take any checkpoint and any folder of images."
+)
+CAVEAT = (
+    "One training run a model: the intervals show how the images vary, not how another random "
+    "start of the training would. “Not found” means no separate group in these images under the "
+    "stated rule; it is no proof that there is none elsewhere."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure that a page carries within itself."""
+
+    title: str
+    caption: str
+    content: bytes
+    media_type: str
+    path: Path | None = None
+    """Its file; None where it was drawn for the report."""
+
+    @property
+    def source(self) -> str:
+        """A data URL."""
+        return f"data:{self.media_type};base64,{base64.b64encode(self.content).decode('ascii')}"
+
+    @property
+    def sentence(self) -> str:
+        """Title and caption."""
+        return f"{self.title}{'' if self.title.endswith('?') else '.'} {self.caption}"
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height in pixels of a PNG."""
+        if self.media_type != "image/png":
+            return None
+        width, height = self.content[16:20], self.content[20:24]
+        return int.from_bytes(width, "big"), int.from_bytes(height, "big")
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """An answer that a section leads with."""
+
+    model: str
+    answer: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One analysis."""
+
+    anchor: str
+    heading: str
+    text: str
+    note: str
+    verdicts: list[Verdict]
+    tables: list[Table]
+    pictures: list[Picture]
+    gallery: list[Picture]
+    """Figures that show single images."""
+    results: Json
+    """For the methods: configuration, data, versions."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """All of a report."""
+
+    title: str
+    models: Table
+    judgements: list[Judgement]
+    training: Picture | None
+    sections: list[Section]
+    caveats: list[str]
+    citations: str
+
+    @property
+    def tally(self) -> str:
+        """How many claims have which verdict."""
+        answers = [judgement.answer for judgement in self.judgements]
+        counts = {
+            answer: answers.count(answer)
+            for answer in ("supported", "not supported", "cannot tell", "not judged")
+        }
+        judged = len(answers) - counts["not judged"]
+        return (
+            f"Of {len(answers)} claims, figures and tables, {judged} have a rule: "
+            f"{counts['supported']} supported, {counts['not supported']} not supported, "
+            f"{counts['cannot tell']} cannot be told from these results. The other "
+            f"{counts['not judged']} can never be judged by a rule; the last column says why."
+        )
+
+
+def collect(options: ReportOptions) -> Contents:
+    """The contents of a report.
+
+    Raises:
+      InputError: If a folder holds no results, or a run is none.
+    """
+    folders = [(folder, read_results(folder)) for folder in options.results]
+    everything = [results for _, results in folders]
+    models = _models(everything, options.runs)
+    hours = {run.name: known for run in options.runs if (known := training_hours(run))}
+    evidence = Evidence(everything, list(models.values()), hours)
+    is_embedded = any(results["configuration"].get("data") == "digits" for results in everything)
+    used = next((r["versions"] for r in everything if "regvit-jax" in r["versions"]), versions())
+    return Contents(
+        title=options.title,
+        models=_models_table(models),
+        judgements=judge_claims(evidence),
+        training=_training_picture(options.runs),
+        sections=_sections(folders),
+        caveats=[EMBEDDED_DATA, CAVEAT] if is_embedded else [CAVEAT],
+        citations=bibtex(used["regvit-jax"]),
+    )
+
+
+def plain_value(value: Any) -> str:
+    """A value of a configuration, as a person reads it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain_value(part)}" for key, part in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(plain_value, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def _sections(folders: Sequence[tuple[Path, Json]]) -> list[Section]:
+    sections: list[Section] = []
+    for folder, results in folders:
+        name = results["analysis"]
+        count = sum(section.results["analysis"] == name for section in sections)
+        anchor = name if not count else f"{name}-{count + 1}"
+        sections.append(_section(folder, results, anchor))
+    return sections
+
+
+def _section(folder: Path, results: Json, anchor: str) -> Section:
+    name = results["analysis"]
+    heading, text, tables = SECTIONS.get(name, (name.capitalize(), "", lambda _: []))
+    pictures = [(figure["file"], _picture(folder, figure)) for figure in results["figures"]]
+    return Section(
+        anchor=anchor,
+        heading=heading,
+        text=text,
+        note=_note(results["data"]),
+        verdicts=[
+            Verdict(model["title"], model["verdict"]["answer"], model["verdict"]["reason"])
+            for model in results["models"]
+            if "verdict" in model
+        ],
+        tables=tables(results),
+        pictures=[picture for file, picture in pictures if not file.startswith(PER_IMAGE)],
+        gallery=[picture for file, picture in pictures if file.startswith(PER_IMAGE)],
+        results=results,
+    )
+
+
+def _note(data: Json) -> str:
+    """Which images a section is about."""
+    name = str(data["name"])
+    about = f"{data['num_images']} images of {name}." if "num_images" in data else f"{name}."
+    skipped = len(data.get("skipped", ()))
+    left_out = f" {skipped} unreadable images were left out." if skipped else ""
+    return f"{about[:1].upper()}{about[1:]}{left_out} Brackets: 95 % intervals."
+
+
+def _picture(folder: Path, figure: Json) -> Picture:
+    path = folder / figure["file"]
+    if not path.is_file():
+        raise InputError(f"{path} is missing, though {folder} says it is there. Run it again.")
+    return Picture(figure["title"], figure["caption"], path.read_bytes(), "image/png", path)
+
+
+def _training_picture(runs: Sequence[Path]) -> Picture | None:
+    content = training_svg(runs)
+    if content is None:
+        return None
+    caption = "Training loss, smoothed over neighbouring lines of the log, and validation accuracy."
+    return Picture("Training", caption, content, "image/svg+xml")
+
+
+def _models(all_results: Sequence[Json], runs: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """What is known of each checkpoint, whether an analysis or `--runs` names it."""
+    models: dict[str, dict[str, Any]] = {}
+    for results in all_results:
+        for found in results["models"]:
+            if not found["is_twin"]:
+                model = models.setdefault(found["checkpoint"], {"answer": MISSING, **found})
+                model["answer"] = found.get("verdict", {}).get("answer", model["answer"])
+    for run in runs:
+        path = resolve(run)
+        info = read_info(path)
+        known = {
+            "label": run.name,
+            "checkpoint": str(path),
+            "variant": variant_name(info.model),
+            "num_registers": info.model.num_registers,
+            "model": dataclasses.asdict(info.model),
+            "num_parameters": None,
+            "source": info.source,
+            "answer": MISSING,
+        }
+        model = models.setdefault(str(path), known)
+        model["metrics"] = info.metrics
+    return models
+
+
+def _models_table(models: Mapping[str, Json]) -> Table:
+    """One row a checkpoint."""
+    return Table(
+        "Models",
+        ("model", "registers", "parameters", "validation top-1, %", "images", "outlier tokens"),
+        [_model_row(model) for model in models.values()],
+        "In brackets: 95 % interval.",
+    )
+
+
+def _model_row(model: Json) -> tuple[str, ...]:
+    top1 = estimate((model.get("metrics") or {}).get("top1"))
+    parameters = model.get("num_parameters")
+    return (
+        model["label"],
+        str(model["num_registers"]),
+        MISSING if parameters is None else f"{parameters:,}",
+        MISSING if top1 is None else percent(top1.to_json(), 1),
+        str(top1.n) if top1 and top1.n else MISSING,
+        model["answer"],
+    )
