@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,12 +130,13 @@ def main() -> None:
     """Runs a page, and writes page, figures and notebook."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", help="of the page, without .md")
-    parser.add_argument("--check", action="store_true", help="run it, write nothing")
+    parser.add_argument("--check", action="store_true", help="run it, show what it prints")
     options = parser.parse_args()
     path = FOLDER / f"{options.name}.md"
     cells = list(read_cells(path.read_text()))
     run(cells)
     if options.check:
+        sys.stdout.write("".join(cell.text for cell in cells))
         return
     for number, cell in enumerate(cell for cell in cells if cell.figure):
         (FOLDER / f"{options.name}_{number}.png").write_bytes(cell.figure)
