@@ -57,7 +57,7 @@ def _why(findings: Sequence[Finding]) -> str:
     sentences = ["They do not agree."] if disagree else []
     for (answer, reason), titles in by_reason.items():
         verdict = f"{answer}, " if disagree else ""
-        sentences.append(_sentence(f"{' and '.join(titles)}: {verdict}{reason}"))
+        sentences.append(f"{_listed(titles)}: {verdict}{reason.rstrip('.')}.")
     return " ".join(sentences)
 
 
@@ -77,7 +77,8 @@ def _about(claim: Claim, findings: Sequence[Finding], answer: Answer) -> str:
 def _listed(labels: Sequence[str], limit: int = 6) -> str:
     if len(labels) > limit:
         return f"{', '.join(labels[:limit])} and {len(labels) - limit} more"
-    return " and ".join(labels)
+    *most, last = labels
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _sentence(text: str) -> str:

@@ -10,7 +10,7 @@ def probe_accuracies(evidence: Evidence) -> list[str]:
     for _, model in evidence.measured("probe"):
         for kind in model["kinds"]:
             fits = kind.get("logistic") or {}
-            name = f"{model['label']}, {kind['kind'].replace('_', ' ')}"
+            name = f"{model['label']}, {kind['kind'].replace('cls', 'CLS').replace('_', ' ')}"
             if kind["kind"] in ("cls", "normal_patch", "outlier_patch", "mean_register") and fits:
                 sd = fits.get("sd_over_draws")
                 text = in_percent(name, estimate(fits.get("accuracy")))

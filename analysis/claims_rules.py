@@ -112,7 +112,7 @@ def maps_are_cleaner(evidence: Evidence) -> Findings:
         change = unpaired_difference(*shares) if None not in shares else None  # type: ignore[arg-type]
         numbers = (
             in_percent("CLS's attention on the 2 % of largest norm", change, "points"),
-            in_units("entropy of CLS's map", pair.differences.get("cls_entropy")),
+            in_units("entropy of CLS's map", pair.differences.get("cls_entropy"), 4),
         )
         return numbers, *direction(change, 0.0, -1, "the change")
 

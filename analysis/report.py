@@ -1,6 +1,7 @@
 """How do results become one page, and a Markdown file beside it, whole or not at all?"""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from regvit_jax.errors import InputError
 
 TEMPLATE = "report.html.jinja"
 MARKDOWN_SUFFIX = ".md"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def write_report(options: ReportOptions) -> None:
@@ -57,7 +59,7 @@ def page(contents: Contents) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"code": _code, "plain": plain_value}
+    environment.filters |= {"code": _code, "plain": plain_value, "unbroken": _unbroken}
     return environment.get_template(TEMPLATE).render(
         report=contents, introduction=INTRODUCTION, methods=METHODS, about_claims=CLAIMS
     )
@@ -73,6 +75,12 @@ def _code(text: str) -> Markup:
         for i, part in enumerate(parts)
     ]
     return Markup("").join(pieces)
+
+
+def _unbroken(text: str) -> str:
+    """Text whose numbers stay together on a line: intervals, counts and units."""
+    joined = re.sub(r"(?<=, n) (?=\d)|(?<=[\d\]]) (?=%)", NO_BREAK, text)
+    return re.sub(r"\[[^\]]*\]", lambda found: found[0].replace(" ", NO_BREAK), joined)
 
 
 def _training_file(out: Path) -> Path:

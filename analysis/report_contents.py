@@ -9,6 +9,7 @@ from typing import Any
 from analysis.claims_evidence import Evidence, estimate
 from analysis.claims_judgement import Judgement, judge_claims
 from analysis.options import ReportOptions
+from analysis.plotting import DPI
 from analysis.report_citations import bibtex
 from analysis.report_tables import MISSING, SECTIONS, Table, percent
 from analysis.report_training import training_hours, training_svg
@@ -24,6 +25,8 @@ PER_IMAGE = (
     *("attention_evolution", "lost_boxes", "reconstruction_pictures"),
 )
 """How the names of figures begin that show single images."""
+TALL = 1.15
+"""Height of a tall figure, in units of its width."""
 
 INTRODUCTION = (
     "Registers are extra learned tokens that a vision transformer reads along with the patches of "
@@ -81,11 +84,17 @@ class Picture:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Width and height in pixels of a PNG."""
+        """Width and height on the page, in CSS pixels of 1/96 inch; None where it is no PNG."""
         if self.media_type != "image/png":
             return None
-        width, height = self.content[16:20], self.content[20:24]
-        return int.from_bytes(width, "big"), int.from_bytes(height, "big")
+        ends = (self.content[16:20], self.content[20:24])
+        width, height = (round(96 / DPI * int.from_bytes(end, "big")) for end in ends)
+        return max(width, 1), max(height, 1)
+
+    @property
+    def is_tall(self) -> bool:
+        """Whether it needs a page of its own when printed."""
+        return self.size is not None and self.size[1] > TALL * self.size[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +122,13 @@ class Section:
     results: Json
     """For the methods: configuration, data, versions."""
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What became of the images: for all models at once where that is the same."""
+        by_model = {model["title"]: model["preprocess"] for model in self.results["models"]}
+        is_one = all(value == next(iter(by_model.values())) for value in by_model.values())
+        return {"all models": next(iter(by_model.values()))} if by_model and is_one else by_model
+
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
@@ -120,6 +136,8 @@ class Contents:
 
     title: str
     models: Table
+    model_facts: Mapping[str, Json]
+    """By model's name, for the methods: where it comes from, and its shape."""
     judgements: list[Judgement]
     training: Picture | None
     sections: list[Section]
@@ -159,6 +177,7 @@ def collect(options: ReportOptions) -> Contents:
     return Contents(
         title=options.title,
         models=_models_table(models),
+        model_facts=_model_facts(models),
         judgements=judge_claims(evidence),
         training=_training_picture(options.runs),
         sections=_sections(folders),
@@ -265,6 +284,18 @@ def _models_table(models: Mapping[str, Json]) -> Table:
         [_model_row(model) for model in models.values()],
         "In brackets: 95 % interval.",
     )
+
+
+def _model_facts(models: Mapping[str, Json]) -> dict[str, Json]:
+    labels = [model["label"] for model in models.values()]
+    return {
+        model["label"] if labels.count(model["label"]) == 1 else path: {
+            "checkpoint": path,
+            "source": model["source"],
+            "model": model["model"],
+        }
+        for path, model in models.items()
+    }
 
 
 def _model_row(model: Json) -> tuple[str, ...]:

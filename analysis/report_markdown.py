@@ -44,6 +44,8 @@ def markdown(contents: Contents, folder: Path, training_file: Path) -> str:
     for section in contents.sections:
         parts += _section(section, folder)
     parts += ["## Methods", _escaped(METHODS)]
+    for title, facts in contents.model_facts.items():
+        parts += [f"### Model {_escaped(title)}", _facts(facts)]
     for section in contents.sections:
         parts += _configuration(section)
     parts += ["## Caveats", *map(_escaped, contents.caveats)]
@@ -104,14 +106,9 @@ def _section(section: Section, folder: Path) -> Iterator[str]:
 
 def _configuration(section: Section) -> Iterator[str]:
     results = section.results
-    yield f"### {_escaped(section.heading)}: configuration, models, versions"
-    yield _facts(results["configuration"])
-    for model in results["models"]:
-        keys = {"checkpoint": "checkpoint", "source": "source", "model": "model"}
-        keys["preprocessing"] = "preprocess"
-        facts = {name: model[key] for name, key in keys.items()}
-        yield f"{_escaped(model['title'])}:\n\n{_facts(facts)}"
-    yield f"Versions: {_escaped(plain_value(results['versions']))}"
+    yield f"### {_escaped(section.heading)}: configuration and versions"
+    preprocessing = {f"preprocessing, {name}": v for name, v in section.preprocessing.items()}
+    yield _facts(results["configuration"] | preprocessing | {"versions": results["versions"]})
 
 
 def _facts(values: Mapping[str, Any]) -> str:

@@ -78,21 +78,26 @@ def write_results(folder: Path, **changes) -> Path:
 
 
 class Page(HTMLParser):
-    """Text, links and whether every tag is closed."""
+    """Text, links, headings and identifiers of a page whose tags are all closed."""
 
     VOID = frozenset({"meta", "link", "img", "br", "hr"})
 
     def __init__(self, html: str) -> None:
         super().__init__()
-        self.text, self.links, self.open, self.ids = "", [], [], []
+        self.html, self.text = html, ""
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.feed(html)
+        assert not self.open
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [values for name, values in self.tags if name == tag]
+
+    def values(self, attribute: str) -> list[str]:
+        return [values[attribute] or "" for _, values in self.tags if attribute in values]
 
     def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        self.links += [values[key] for key in ("src", "href") if key in values]
-        self.ids += [values["id"]] if "id" in values else []
-        if tag == "img":
-            assert values["alt"]
+        self.tags.append((tag, dict(attributes)))
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -106,12 +111,9 @@ class Page(HTMLParser):
 def write(tmp_path, **options) -> Page:
     out = tmp_path / "pages" / "report.html"
     write_report(ReportOptions(out=out, **options))
-    assert [path.name for path in out.parent.iterdir()] == ["report.html"]
-    html = out.read_text(encoding="utf-8")
-    assert "url(" not in html
-    page = Page(html)
-    assert not page.open
-    return page
+    written = {path.name for path in out.parent.iterdir()}
+    assert written - {"report_training.svg"} == {"report.html", "report.md"}
+    return Page(out.read_text(encoding="utf-8"))
 
 
 def test_the_page_holds_the_numbers_and_needs_nothing_else(tmp_path):
@@ -130,11 +132,15 @@ def test_the_page_holds_the_numbers_and_needs_nothing_else(tmp_path):
         "jax",
     ):
         assert text in re.sub(r"\s+", " ", page.text), text
-    for link in page.links:
+    links = [*page.values("src"), *page.values("href")]
+    for link in links:
         assert link.startswith(("data:", "#")), link
-    for link in page.links:
         if link.startswith("#"):
-            assert link[1:] in page.ids
+            assert link[1:] in page.values("id")
+    for name in ("url(", "@import", "srcset", "fetch(", "XMLHttpRequest"):
+        assert name not in page.html
+    policy = next(meta["content"] for meta in page.of("meta") if "http-equiv" in meta)
+    assert policy.startswith("default-src 'none'; img-src data:;")
 
 
 def test_an_unknown_analysis_still_shows_its_figures(tmp_path):
@@ -195,8 +201,10 @@ def test_runs_bring_accuracy_and_curves(tmp_path, checkpoints):
     (run / "metrics.jsonl").write_text(text + '{"step": 40, "lo')
     page = write(tmp_path, results=(write_results(tmp_path / "norms"),), runs=(run,))
     assert "50.0 [40.0, 60.0]" in page.text
-    curves = next(link for link in page.links if link.startswith("data:image/svg+xml"))
+    curves = next(link for link in page.values("src") if link.startswith("data:image/svg+xml"))
     assert len(curves) > 10_000
+    assert "](report_training.svg)" in (tmp_path / "pages" / "report.md").read_text()
+    assert (tmp_path / "pages" / "report_training.svg").read_bytes().startswith(b"<?xml")
 
 
 def test_missing_parts_are_named(tmp_path):

@@ -1,0 +1,371 @@
+"""Do the rules on the study's claims say what hand-made results make true, and no more?"""
+
+import dataclasses
+
+import pytest
+from scipy import stats
+
+from analysis.bootstrap import Estimate
+from analysis.claims import CLAIMS
+from analysis.claims_evidence import Evidence, unpaired_difference
+from analysis.claims_judgement import Judgement, judge_claims
+
+SHAPE = {"embed_dim": 384, "depth": 12, "num_heads": 6, "patch_size": 16, "image_size": 224}
+DINOV2_LARGE = {"embed_dim": 1024, "depth": 24, "num_heads": 16, "patch_size": 14}
+JUDGED = [claim.number for claim in CLAIMS if claim.judge]
+
+
+def number(low, high, n=100):
+    return {"value": (low + high) / 2, "n": n, "interval": [low, high]}
+
+
+def model(label, registers, shape=SHAPE, variant="small", is_twin=False, **numbers):
+    return {
+        "label": label,
+        "checkpoint": f"/models/{label.split()[0]}",
+        "is_twin": is_twin,
+        "num_registers": registers,
+        "model": shape | {"num_registers": registers},
+        "variant": variant,
+        "source": {"kind": "pth"},
+        "metrics": {},
+        **numbers,
+    }
+
+
+def results(analysis, models, differences=None, data="photos", pair=("reg0", "reg4"), **more):
+    comparisons = []
+    if differences is not None:
+        comparisons = [{"from": pair[0], "to": pair[1], "differences": differences}]
+    return {
+        "analysis": analysis,
+        "configuration": {"data": data},
+        "data": {"name": f"/data/{data}", "num_images": 100},
+        "models": models,
+        "comparisons": comparisons,
+        **more,
+    }
+
+
+def verdict(answer):
+    group = {"share": number(0.01, 0.02), "cut": 20.0} if answer == "found" else None
+    return {
+        "verdict": {"answer": answer, "reason": f"Outliers: {answer}.", "group": group},
+        "shares": {"last": {"3_x_median": number(0.0, 0.01)}},
+        "thresholds": {"normed": {"quantile_98": 63.0}},
+    }
+
+
+def norms(answer="found", twin="not found", differences=None, **more):
+    models = [model("reg0", 0, **verdict(answer)), model("reg4", 4, **verdict("not found"))]
+    if twin:
+        models.append(model("reg0 untrained", 0, is_twin=True, **verdict(twin)))
+    return results("norms", models, differences, **more)
+
+
+def shrinking(low, high):
+    return norms(differences={"share_above_3_x_median": number(low, high)})
+
+
+def lost(low, high, shape=SHAPE, central=0.1, **more):
+    models = [
+        model("reg0", 0, shape, corloc=number(0.1, 0.3)),
+        model("reg4", 4, shape, corloc=number(0.2, 0.4)),
+    ]
+    baselines = [{"name": "central_box", "corloc": number(central, central)}]
+    return results("lost", models, {"corloc": number(low, high)}, baselines=baselines, **more)
+
+
+def attention(before, after):
+    models = [
+        model(label, r, outlier_mass={"quantile_98": {"share_of_patch_mass": number(*ends)}})
+        for label, r, ends in (("reg0", 0, before), ("reg4", 4, after))
+    ]
+    return results("attention", models, {"cls_entropy": number(0.01, 0.02)})
+
+
+def stages(low, high, first=200, second=100):
+    models = [
+        model("later", 4) | {"checkpoint": "/runs/a/model", "metrics": {"step": first}},
+        model("earlier", 4) | {"checkpoint": "/runs/a/epochs/1", "metrics": {"step": second}},
+    ]
+    differences = {"register_maps_cosine": number(low, high)}
+    return results("attention", models, differences, pair=("later", "earlier"))
+
+
+def similarity(low, high):
+    by_98 = {"quantile_98": {"auc": number(low, high)}}
+    return results("similarity", [model("reg0", 0, labels="last", similarity={"last": by_98})])
+
+
+def reconstruction(low, high):
+    found = {"matched": {"linear": {"normalised": {"l2": {"ratio": number(low, high)}}}}}
+    return results("reconstruction", [model("reg0", 0, definitions={"quantile_98": found})])
+
+
+def probe(low, high, n=100):
+    rows = [
+        {"from": "cls", "to": "outlier_patch", "differences": {"logistic": number(-0.9, -0.8)}},
+        {
+            "from": "normal_patch",
+            "to": "outlier_patch",
+            "differences": {"logistic": number(low, high, n)},
+        },
+    ]
+    return results("probe", [model("reg0", 0, differences_between_kinds=rows, kinds=[])])
+
+
+def evaluated(registers, share, n=50_000, **changes):
+    ends = stats.binomtest(round(share * n), n).proportion_ci(0.95, "wilson")
+    top1 = {"share": share, "low": ends.low, "high": ends.high, "n": n}
+    metrics = {"top1": top1, "data": "imagenet"}
+    return model(f"reg{registers}", registers) | {"metrics": metrics} | changes
+
+
+def judged(claim, *folders, models=(), **more) -> Judgement:
+    found = judge_claims(Evidence(folders, models, **more))
+    assert [judgement.claim.number for judgement in found] == list(range(1, 20))
+    return found[claim - 1]
+
+
+FOUND = norms()
+CASES = [
+    (1, [norms("found")], "supported"),
+    (1, [norms("not found")], "not supported"),
+    (1, [norms("cannot tell")], "cannot tell"),
+    (1, [norms("found", twin="found")], "cannot tell"),
+    (2, [shrinking(-0.02, -0.01)], "supported"),
+    (2, [shrinking(0.01, 0.02)], "not supported"),
+    (2, [shrinking(-0.02, 0.01)], "cannot tell"),
+    (2, [shrinking(0.0, 0.0)], "cannot tell"),
+    (8, [lost(0.01, 0.02)], "supported"),
+    (8, [lost(-0.02, -0.01)], "not supported"),
+    (8, [lost(-0.01, 0.01)], "cannot tell"),
+    (9, [lost(0.01, 0.02, DINOV2_LARGE)], "supported"),
+    (9, [lost(-0.02, -0.01, DINOV2_LARGE)], "not supported"),
+    (9, [lost(-0.01, 0.01, DINOV2_LARGE)], "cannot tell"),
+    (9, [lost(0.01, 0.02)], "cannot tell"),
+    (10, [FOUND, attention((0.19, 0.21), (0.09, 0.11))], "supported"),
+    (10, [FOUND, attention((0.09, 0.11), (0.19, 0.21))], "not supported"),
+    (10, [FOUND, attention((0.09, 0.21), (0.09, 0.20))], "cannot tell"),
+    (13, [stages(0.1, 0.2)], "supported"),  # earlier minus later is above 0
+    (13, [stages(-0.2, -0.1)], "not supported"),
+    (13, [stages(-0.1, 0.1)], "cannot tell"),
+    (13, [stages(0.1, 0.2, second=200)], "cannot tell"),
+    (14, [FOUND, similarity(0.47, 0.52)], "supported"),
+    (14, [FOUND, similarity(0.6, 0.7)], "not supported"),
+    (14, [FOUND, similarity(0.3, 0.4)], "not supported"),
+    (14, [FOUND, similarity(0.5, 0.6)], "cannot tell"),
+    (15, [FOUND, reconstruction(1.1, 1.2)], "supported"),
+    (15, [FOUND, reconstruction(0.8, 0.9)], "not supported"),
+    (15, [FOUND, reconstruction(0.9, 1.2)], "cannot tell"),
+    (16, [FOUND, probe(0.1, 0.2)], "supported"),
+    (16, [FOUND, probe(-0.2, -0.1)], "not supported"),
+    (16, [FOUND, probe(-0.1, 0.2)], "cannot tell"),
+    (16, [FOUND, probe(0.1, 0.2, n=20)], "cannot tell"),
+]
+
+
+@pytest.mark.parametrize(("claim", "folders", "answer"), CASES)
+def test_a_rule_needs_an_interval_that_leaves_out_the_null(claim, folders, answer):
+    found = judged(claim, *folders)
+    assert found.answer == answer
+    assert found.why.endswith(".")
+    assert "custom" not in found.about
+
+
+def test_every_claim_with_a_rule_has_cases_for_all_verdicts():
+    seen = {(claim, answer) for claim, _, answer in CASES}
+    elsewhere = {6, 7}  # on accuracies, below
+    for claim in set(JUDGED) - elsewhere:
+        for answer in ("supported", "not supported", "cannot tell"):
+            assert (claim, answer) in seen
+
+
+@pytest.mark.parametrize(
+    ("share", "answer"),
+    [(0.8105, "supported"), (0.79, "not supported"), (0.815, "cannot tell")],
+)
+def test_published_accuracy_is_met_within_a_margin(share, answer):
+    assert judged(6, models=[evaluated(0, share)]).answer == answer
+
+
+def test_published_accuracy_is_for_the_published_model_and_images_only():
+    for changed in (evaluated(0, 0.8105, 2000), evaluated(0, 0.8105, variant="base")):
+        found = judged(6, models=[changed])
+        assert found.answer == "cannot tell"
+        assert "regvit-train eval" in found.why
+        assert found.numbers
+
+
+@pytest.mark.parametrize(
+    ("registers", "share", "answer"),
+    [
+        (8, 0.8080, "supported"),
+        (8, 0.70, "not supported"),
+        (8, 0.8010, "cannot tell"),
+        (4, 0.8080, "cannot tell"),  # the claim names 2, 8 and 16
+    ],
+)
+def test_the_number_of_registers_matters_little_within_a_margin(registers, share, answer):
+    assert judged(7, models=[evaluated(0, 0.8105), evaluated(registers, share)]).answer == answer
+
+
+def test_accuracies_on_other_images_are_not_compared():
+    other = evaluated(8, 0.8080)
+    other["metrics"] = other["metrics"] | {"data": "imagenette"}
+    found = judged(7, models=[evaluated(0, 0.8105), other])
+    assert (found.answer, found.numbers) == ("cannot tell", ())
+
+
+def test_a_comparison_is_read_from_without_to_with_registers():
+    turned = lost(0.01, 0.02)
+    turned["comparisons"] = [
+        {"from": "reg4", "to": "reg0", "differences": {"corloc": number(-0.02, -0.01)}}
+    ]
+    straight = judged(8, lost(0.01, 0.02))
+    assert judged(8, turned) == straight
+    assert straight.numbers[-1] == "change: 1.50 [1.00, 2.00] points, n 100"
+
+
+def test_pairs_of_other_shapes_or_with_registers_in_both_are_left_out():
+    odd = lost(0.01, 0.02)
+    odd["models"][1]["model"] = SHAPE | {"depth": 6}
+    assert judged(8, odd).answer == "cannot tell"
+    both = lost(0.01, 0.02)
+    both["models"][0] |= {"num_registers": 2}
+    found = judged(8, both)
+    assert found.answer == "cannot tell"
+    assert "no model without registers" in found.why
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"source": {"recipe": {"epochs": 2, "seed": 0}}}, "only one of them"),
+        ({"metrics": {"step": 7}}, "step"),
+    ],
+)
+def test_models_that_differ_in_more_than_registers_are_not_judged(changes, reason):
+    folder = lost(0.01, 0.02)
+    folder["models"][1] |= changes
+    found = judged(8, folder)
+    assert found.answer == "cannot tell"
+    assert reason in found.why
+
+
+def test_recipes_may_differ_in_registers_and_seed_alone():
+    folder = lost(0.01, 0.02)
+    for i, one in enumerate(folder["models"]):
+        one["source"] = {"recipe": {"epochs": 2, "seed": i, "model": {"num_registers": 4 * i}}}
+    assert judged(8, folder).answer == "supported"
+    folder["models"][1]["source"]["recipe"]["epochs"] = 3
+    assert "recipes differ in epochs" in judged(8, folder).why
+
+
+def test_what_outliers_do_needs_outliers():
+    for claim, folder in ((15, reconstruction(1.1, 1.2)), (10, attention((0.2, 0.2), (0.1, 0.1)))):
+        none = judged(claim, norms("not found"), folder)
+        assert none.answer == "cannot tell"
+        assert "finds none in reg0" in none.why
+        assert none.numbers
+        unknown = judged(claim, folder)
+        assert unknown.answer == "cannot tell"
+        assert "`regvit-analyze norms --checkpoint" in unknown.why
+
+
+def test_untrained_twins_stand_for_no_model():
+    folder = norms("found", twin="not found")
+    folder["comparisons"] = [
+        {
+            "from": "reg0 untrained",
+            "to": "reg4",
+            "differences": {"share_above_3_x_median": number(-0.02, -0.01)},
+        }
+    ]
+    assert judged(2, folder).answer == "cannot tell"
+    assert "untrained control has none" in judged(1, folder).why
+    assert "no untrained control" in judged(1, norms(twin=None)).why
+
+
+def test_pairs_that_disagree_decide_nothing():
+    folder = lost(0.01, 0.02)
+    folder["models"].append(model("reg8", 8, corloc=number(0.0, 0.1)))
+    change = {"corloc": number(-0.02, -0.01)}
+    folder["comparisons"].append({"from": "reg0", "to": "reg8", "differences": change})
+    found = judged(8, folder)
+    assert found.answer == "cannot tell"
+    assert "do not agree" in found.why
+    assert "reg0 → reg8: not supported" in found.why
+    assert any(line.startswith("reg0 → reg4: ") for line in found.numbers)
+
+
+def test_missing_numbers_decide_nothing():
+    folder = lost(0.01, 0.02)
+    folder["comparisons"][0]["differences"] = {}
+    assert "missing" in judged(8, folder).why
+    folder = lost(0.01, 0.02)
+    folder["comparisons"][0]["differences"]["corloc"]["interval"] = None
+    assert "no interval" in judged(8, folder).why
+    empty = lost(0.01, 0.02)
+    for one in empty["models"]:
+        one["corloc"] = None
+    assert "No image had an annotated object" in judged(8, empty).why
+
+
+def test_a_missing_analysis_names_its_command():
+    models = [model("reg0", 0), model("reg 4", 4) | {"checkpoint": "/my models/reg4"}]
+    commands = {2: "norms", 8: "lost", 10: "attention", 14: "similarity", 15: "reconstruction"}
+    for claim, analysis in commands.items():
+        found = judged(claim, models=models)
+        assert found.answer == "cannot tell"
+        expected = f"`regvit-analyze {analysis} --checkpoint /models/reg0 '/my models/reg4' --data"
+        assert expected in found.why
+
+
+def test_a_verdict_says_which_models_and_images_it_is_about():
+    published = judged(8, lost(0.01, 0.02))
+    assert published.about == "in reg0 and reg4 (small size), on 100 images of photos"
+    toy = judged(8, lost(0.01, 0.02, data="digits"))
+    assert toy.answer == "supported"
+    assert toy.about.endswith("this says nothing about DeiT-III Small on ImageNet")
+    folder = lost(0.01, 0.02)
+    for one in folder["models"]:
+        one["variant"] = "custom"
+    assert "says nothing about DeiT-III Small" in judged(8, folder).about
+
+
+def test_both_below_a_box_that_looks_at_nothing_is_said():
+    assert "central box" in judged(8, lost(0.01, 0.02, central=0.5)).why
+    assert "central box" not in judged(8, lost(0.01, 0.02, central=0.1)).why
+
+
+def test_claims_without_a_rule_are_listed_with_the_reason():
+    found = judge_claims(Evidence([], [], {"reg0": 0.5}))
+    without = [judgement for judgement in found if judgement.claim.judge is None]
+    assert {judgement.answer for judgement in without} == {"not judged"}
+    assert all(judgement.why for judgement in without)
+    assert {j.answer for j in found if j.claim.judge} == {"cannot tell"}
+    assert found[-1].numbers == ("reg0: 0.50 h of training",)
+
+
+def test_every_claim_has_words_a_place_and_a_rule():
+    for claim in CLAIMS:
+        for field in ("words", "published", "where", "rule"):
+            assert getattr(claim, field), (claim.number, field)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CLAIMS[0].rule = "another"
+
+
+def test_the_unpaired_interval_is_newcombes():
+    # 56/70 and 48/80: example (a) of Newcombe (1998), method 10: 0.0524 to 0.3339.
+    first, second = (
+        Estimate(k / n, n, *stats.binomtest(k, n).proportion_ci(0.95, "wilson"))
+        for k, n in ((48, 80), (56, 70))
+    )
+    found = unpaired_difference(first, second)
+    assert (found.value, found.n) == (pytest.approx(0.2), 70)
+    # The published digits.
+    assert found.low == pytest.approx(0.0524, abs=5e-5, rel=0)
+    assert found.high == pytest.approx(0.3339, abs=5e-5, rel=0)
+    assert unpaired_difference(first, Estimate(0.5, 9)).low is None
