@@ -178,10 +178,11 @@ def unlike(one: Json, other: Json) -> str | None:
 
 
 def images(results: Json) -> str:
-    """Which images, and how many."""
-    data = results["data"]
-    digits = results["configuration"].get("data") == "digits"
+    """Which images, how many, and whether treated as in the study."""
+    data, configuration = results["data"], results["configuration"]
+    digits = configuration.get("data") == "digits"
     name = "the embedded digits (synthetic)" if digits else Path(str(data["name"])).name
+    name += " by the study's protocol" if configuration.get("protocol") == "study" else ""
     count = data.get("num_with_object") or data.get("num_images")
     return f"{count} images of {name}" if count else name
 

@@ -324,12 +324,13 @@ class CompareOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """One self-contained HTML page from the results of other commands."""
+    """One self-contained HTML page from the results of other commands, and Markdown beside it."""
 
     results: tuple[Path, ...]
     """Result folders: what `--out` was in the other commands."""
     out: Path
-    """The HTML file."""
+    """The HTML file; the Markdown file beside it has the same name, and refers to the figures where
+    they lie in the result folders."""
     runs: tuple[Path, ...] = ()
     """Training runs or checkpoint directories: accuracy and training curves."""
     title: str = "Registers in small vision transformers"
