@@ -186,8 +186,7 @@ def top1_is_reproduced(evidence: Evidence) -> Findings:
     for model in evidence.models:
         top1 = _top1(model)
         published = PUBLISHED_TOP1.get(model["num_registers"])
-        is_the_study = model.get("variant") == "small" and top1 and top1.n == IMAGENET_VAL
-        if not is_the_study or published is None:
+        if published is None or not _is_the_studys(model, top1):
             continue
         low, high = published - PUBLISHED_MARGIN, published + PUBLISHED_MARGIN
         margin = f"{100 * PUBLISHED_MARGIN:g} points of {100 * published:.2f} %"
@@ -307,6 +306,12 @@ def _is_plain(model: Json) -> bool:
 def _is_dinov2_large(model: Json) -> bool:
     shape = model["model"]
     return [shape.get(k) for k in ("embed_dim", "depth", "patch_size")] == [1024, 24, 14]
+
+
+def _is_the_studys(model: Json, top1: Estimate | None) -> bool:
+    """Whether a DeiT-III Small was evaluated on all of ImageNet's validation images."""
+    is_small = model.get("variant") == "small" and model["model"].get("num_classes") == 1000
+    return is_small and top1 is not None and top1.n == IMAGENET_VAL
 
 
 def _top1(model: Json) -> Estimate | None:
