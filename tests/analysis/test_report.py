@@ -9,6 +9,7 @@ import pytest
 
 from analysis.options import ReportOptions
 from analysis.report import write_report
+from analysis.report_training import training_hours
 from analysis.results import RESULTS_FILE
 from regvit_jax.errors import InputError
 
@@ -220,3 +221,17 @@ def test_missing_parts_are_named(tmp_path):
     with pytest.raises(InputError, match="--results"):
         write(tmp_path, results=())
     assert not (tmp_path / "pages").exists() or not list((tmp_path / "pages").iterdir())
+
+
+def test_hours_of_training_are_those_of_the_log(tmp_path):
+    lines = [
+        {"step": 100, "loss": 1.0, "images_per_second": 10.0},
+        {"step": 50, "loss": 1.0, "images_per_second": 10.0},  # resumed; these were computed before
+        {"step": 300, "loss": 1.0, "images_per_second": 5.0},
+        {"step": 300, "top1": {"share": 0.5, "n": 10}},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert training_hours(tmp_path) is None
+    (tmp_path / "recipe.json").write_text(json.dumps({"data": {"batch_size": 36}}))
+    assert training_hours(tmp_path) == pytest.approx((100 * 36 / 10 + 200 * 36 / 5) / 3600)
+    assert training_hours(tmp_path / "nothing") is None
