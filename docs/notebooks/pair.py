@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parent
 DPI = 110
 _BLOCK = re.compile(
     r"^```python\n(?P<code>.*?)^```\n(\n```text\n(?P<text>.*?)^```\n)?"
@@ -134,6 +135,7 @@ def main() -> None:
     options = parser.parse_args()
     path = FOLDER / f"{options.name}.md"
     cells = list(read_cells(path.read_text()))
+    os.chdir(FOLDER)  # where Jupyter runs a notebook
     run(cells)
     if options.check:
         sys.stdout.write("".join(cell.text for cell in cells))
