@@ -27,6 +27,7 @@ _SHAPE = (
 """What two models must share for registers to be what tells them apart."""
 _FREE = frozenset({"model.num_registers", "model.register_init_std", "seed"})
 """What may differ between the recipes of such models."""
+_PARTS = frozenset({"train", "val", "valid", "validation", "test"})
 _WITHIN_A_RUN = frozenset({"epochs", "model", "best", "ema"})
 """Folders of a training run in which it keeps checkpoints (`analysis.epochs`)."""
 
@@ -181,7 +182,7 @@ def images(results: Json) -> str:
     """Which images, how many, and whether treated as in the study."""
     data, configuration = results["data"], results["configuration"]
     digits = configuration.get("data") == "digits"
-    name = "the embedded digits (synthetic)" if digits else Path(str(data["name"])).name
+    name = "the embedded digits (synthetic)" if digits else _short(Path(str(data["name"])))
     name += " by the study's protocol" if configuration.get("protocol") == "study" else ""
     count = data.get("num_with_object") or data.get("num_images")
     return f"{count} images of {name}" if count else name
@@ -195,6 +196,11 @@ def in_percent(name: str, found: Estimate | None, unit: str = "%") -> str:
 def in_units(name: str, found: Estimate | None, digits: int = 3) -> str:
     """A number as a reader sees it."""
     return _written(name, number(_json(found), digits), found, "")
+
+
+def _short(path: Path) -> str:
+    """The end of a path that names the data: "imagenette/val", not "val"."""
+    return "/".join(path.parts[-2:]) if path.name in _PARTS else path.name
 
 
 def _written(name: str, text: str, found: Estimate | None, unit: str) -> str:

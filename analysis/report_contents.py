@@ -247,7 +247,7 @@ def _training_picture(runs: Sequence[Path]) -> Picture | None:
     if content is None:
         return None
     caption = "Training loss, smoothed over neighbouring lines of the log, and validation accuracy."
-    return Picture("Training", caption, content, "image/svg+xml")
+    return Picture("Loss and accuracy", caption, content, "image/svg+xml")
 
 
 def _models(all_results: Sequence[Json], runs: Sequence[Path]) -> dict[str, dict[str, Any]]:

@@ -331,6 +331,8 @@ def test_a_missing_analysis_names_its_command():
 def test_a_verdict_says_which_models_and_images_it_is_about():
     published = judged(8, lost(0.01, 0.02))
     assert published.about == "in reg0 and reg4 (small size), on 100 images of photos"
+    parts = judged(8, lost(0.01, 0.02, data="birds/val"))
+    assert parts.about.endswith("on 100 images of birds/val")
     toy = judged(8, lost(0.01, 0.02, data="digits"))
     assert toy.answer == "supported"
     assert toy.about.endswith("this says nothing about DeiT-III Small on ImageNet")
