@@ -196,22 +196,24 @@ def plain_value(value: Any) -> str:
 
 
 def _sections(folders: Sequence[tuple[Path, Json]]) -> list[Section]:
-    sections: list[Section] = []
-    for folder, results in folders:
-        name = results["analysis"]
-        count = sum(section.results["analysis"] == name for section in sections)
-        anchor = name if not count else f"{name}-{count + 1}"
-        sections.append(_section(folder, results, anchor))
+    """A section a folder; those of one analysis are told apart by their folders."""
+    names = [results["analysis"] for _, results in folders]
+    sections = []
+    for place, (folder, results) in enumerate(folders):
+        name, before = names[place], names[:place].count(names[place])
+        anchor = name if not before else f"{name}-{before + 1}"
+        addition = f" ({folder})" if names.count(name) > 1 else ""
+        sections.append(_section(folder, results, anchor, addition))
     return sections
 
 
-def _section(folder: Path, results: Json, anchor: str) -> Section:
+def _section(folder: Path, results: Json, anchor: str, addition: str) -> Section:
     name = results["analysis"]
     heading, text, tables = SECTIONS.get(name, (name.capitalize(), "", lambda _: []))
     pictures = [(figure["file"], _picture(folder, figure)) for figure in results["figures"]]
     return Section(
         anchor=anchor,
-        heading=heading,
+        heading=heading + addition,
         text=text,
         note=_note(results["data"]),
         verdicts=[

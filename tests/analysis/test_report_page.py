@@ -78,10 +78,12 @@ def test_every_button_has_a_name(page):
 
 def test_what_scrolls_can_be_reached_with_the_keyboard(page):
     boxes = [values for _, values in page.tags if values.get("class") in ("scroll", "stage")]
+    boxes += page.of("pre")
     assert len(boxes) > 5
-    for box in boxes:
-        assert (box["tabindex"], box["role"]) == ("0", "region")
-        assert box["aria-label"]
+    assert {(box["tabindex"], box["role"]) for box in boxes} == {("0", "region")}
+    labels = [box["aria-label"] for box in boxes]
+    assert len(set(labels)) == len(labels)
+    assert all(labels)
 
 
 def test_tables_name_their_columns_and_rows(page):
