@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from regvit_jax.checkpoint import Params
 from regvit_jax.chunks import chunk_size
 from regvit_jax.drop_path import draw_drop_path
 from regvit_jax.errors import InputError
+from regvit_jax.memory import release_free_memory
 from regvit_jax.model import DeiT3, stack_blocks, unstack_blocks
 from regvit_jax.preprocess import Preprocess
 from train.augment import augment
@@ -105,8 +107,30 @@ def make_train_step(
     mapped = jax.pmap(
         step, AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=donated
     )
-    rng = jax.random.key(recipe.seed)
-    return lambda state, batch: mapped(state, shard(batch), rng)
+    rng, is_compiled = jax.random.key(recipe.seed), False
+
+    def take(state: TrainState, batch: TrainBatch) -> tuple[TrainState, StepMetrics]:
+        nonlocal is_compiled
+        arguments = on_all_devices(state), shard(batch), rng
+        if not is_compiled:
+            mapped.lower(*arguments).compile()
+            release_free_memory()  # as much as the step itself needs
+            is_compiled = True
+        return mapped(*arguments)
+
+    return take
+
+
+def on_all_devices(state: TrainState) -> TrainState:
+    """The state where a step leaves it: one that came from elsewhere would compile it twice."""
+    devices = NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec())
+    if getattr(state.step, "sharding", None) == devices:
+        return state
+    if jax.process_count() == 1:
+        return jax.device_put(state, devices)
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(devices, np.asarray(leaf)), state
+    )
 
 
 def draw(rng: Key[Array, ""], indices: Int[Array, " b"], recipe: Recipe) -> Draws:

@@ -27,6 +27,7 @@ from train.step import (
 # One float32 rounding of the gradient's sum over 8 images, times the rate; measured 3e-8.
 PMAP_ATOL = 2e-7
 RATE = 0.1
+COMPILATION = "/jax/core/compile/backend_compile_duration"
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,26 @@ def test_parts_one_after_the_other_give_the_same_step(
     np.testing.assert_allclose(metrics.loss, stepped[1].loss, rtol=0, atol=1e-6)
     for got, want in zip(*map(jax.tree.leaves, (after.params, stepped[0].params)), strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=PMAP_ATOL)
+
+
+def test_a_step_is_compiled_once(params, recipe, preprocess, batch):
+    optimizer = optax.sgd(RATE)
+    state = TrainState(np.zeros((), np.int32), params, optimizer.init(params))
+    step = make_train_step(DeiT3(recipe.model), optimizer, recipe, preprocess)
+    events: list[str] = []
+
+    def listen(name: str, *_, **__) -> None:
+        events.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        state, _ = step(jax.tree.map(np.copy, state), batch)
+        assert COMPILATION in events
+        events.clear()
+        step(state, batch)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert COMPILATION not in events
 
 
 def test_the_moving_average_follows_the_parameters(params, recipe, preprocess, batch, change):
