@@ -42,6 +42,10 @@ $(NEEDS)-test: $(NEEDS)-run
 	$(PIP) install -q -c constraints.txt -e '.[data,tfds,fast,torch,dev,docs]'
 	touch $@
 
+$(NEEDS)-docs: $(NEEDS)-run
+	$(PIP) install -q -c constraints.txt -e '.[docs]'
+	touch $@
+
 # --- the main job ------------------------------------------------------------------------------
 
 ifdef CHECKPOINTS
@@ -87,7 +91,7 @@ bench: $(NEEDS)-test
 	for job in inference training input lost conversion; do \
 	  $(BIN)/python -m benchmarks.$$job || exit 1; done
 
-docs: $(NEEDS)-test
+docs: $(NEEDS)-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q -d site
 	@echo "Open site/index.html"
 
