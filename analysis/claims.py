@@ -101,7 +101,7 @@ CLAIMS = (
     ),
     Claim(
         6,
-        "DeiT-III Small reaches the accuracy that is published for it, without and with 4 registers.",
+        "DeiT-III Small reaches the published accuracy, without and with 4 registers.",
         "top-1 81.05 % without, 80.81 % with 4 registers",
         "README and training logs, epoch 799",
         "DeiT-III Small with 0 or 4 registers on ImageNet's 50,000 validation images: the interval "
