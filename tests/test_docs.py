@@ -32,14 +32,7 @@ from regvit_jax.preprocess import Preprocess
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
-COMMANDS = {
-    "regvit-convert": ("import", "export", "inspect", "verify"),
-    "regvit-train": ("run", "eval", "pack", "sheet"),
-    "regvit-analyze": (
-        *("norms", "attention", "similarity", "probe", "reconstruction", "lost"),
-        *("all", "compare", "report"),
-    ),
-}
+COMMANDS = ("regvit-convert", "regvit-train", "regvit-analyze")
 ELLIPSIS = {"--out": "runs/x"}
 """What a command needs that a page leaves out with "..."."""
 
@@ -92,12 +85,15 @@ def parse(monkeypatch):
         def idle(command):
             return functools.wraps(command)(lambda *args, **options: None)
 
+        dispatch = tyro.extras.subcommand_cli_from_dict
         with monkeypatch.context() as patch:
-            for name in ("_run_command", "_sheet_command"):
-                made = getattr(cli, name)
-                patch.setattr(cli, name, lambda default, made=made: idle(made(default)))
-            for name in ("_eval", "_pack"):
-                patch.setattr(cli, name, idle(getattr(cli, name)))
+            patch.setattr(
+                tyro.extras,
+                "subcommand_cli_from_dict",
+                lambda commands, **options: dispatch(
+                    {name: idle(command) for name, command in commands.items()}, **options
+                ),
+            )
             patch.setattr(checkpoint, "read_info", lambda path: CheckpointInfo(ViTConfig()))
             patch.setattr(sys, "argv", ["regvit-train", *arguments])
             cli._main()
@@ -131,8 +127,10 @@ def test_every_command_line_on_a_page_parses(parse):
 def test_every_option_in_a_sentence_exists(parse):
     """`--option` anywhere, and `command subcommand --option` of that subcommand."""
     options = {}
-    for command, names in COMMANDS.items():
-        for name in names:
+    for command in COMMANDS:
+        usage = parse(command, ["--help"])[1].replace("\n", "").replace(" ", "")
+        (names,) = set(re.findall(r"\{([a-z,]+)\}", usage))
+        for name in names.split(","):
             status, text = parse(command, [name, "--help"])
             assert status == 0
             options[command, name] = set(re.findall(r"--[a-z][a-z0-9-]*", text))
@@ -145,7 +143,7 @@ def test_every_option_in_a_sentence_exists(parse):
             mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", ours))
             allowed, words = known, ours.split()
             if called is not None and words and not words[0].startswith("-"):
-                assert words[0] in COMMANDS[called[1]], f"{name_of(page)}: {code}"
+                assert (called[1], words[0]) in options, f"{name_of(page)}: {code}"
                 allowed = options[called[1], words[0]] | others
             assert mentioned <= allowed, f"{name_of(page)}: {code}"
 
