@@ -29,6 +29,7 @@ from regvit_jax import DeiT3, ViTConfig, load, save
 from regvit_jax.checkpoint import CheckpointInfo, parameter_shapes, unflatten
 from regvit_jax.data import open_source
 from regvit_jax.preprocess import Preprocess
+from train.presets import PRESETS, preset
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -169,6 +170,25 @@ def test_every_key_of_results_that_is_described_is_written_somewhere():
     page = ROOT / "docs" / "analyse.md"
     for code in re.findall(r"`([a-z][a-z0-9]*(?:_[a-z0-9]+)+)`", prose(page)):
         assert code in words, code
+
+
+def test_the_table_of_presets_says_what_they_are():
+    page = (ROOT / "docs" / "train.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    found = {row[0].strip("`"): row for row in rows if row[0].strip("`") in PRESETS}
+    assert set(found) == set(PRESETS)
+    losses = {"bce": "binary cross-entropy", "cross_entropy": "cross-entropy"}
+    for name, (_, model, _, optimiser, batch, epochs, loss) in found.items():
+        recipe = preset(name)
+        assert recipe.optim.optimizer in optimiser.lower(), name
+        rates = map(float, re.findall(r"\d+e-\d+", optimiser))
+        assert recipe.optim.learning_rate in rates, name
+        assert (recipe.data.batch_size, recipe.epochs) == (int(batch), float(epochs)), name
+        assert loss.startswith(losses[recipe.loss]), name
+        assert ("smoothed" in loss) == (recipe.label_smoothing > 0), name
+        if "wide" in model:
+            sizes = (recipe.model.embed_dim, recipe.model.depth, recipe.model.patch_size)
+            assert sizes == tuple(map(int, re.findall(r"\d+", model))), name
 
 
 def save_tiny(folder: Path, num_registers: int, **changes) -> ViTConfig:
