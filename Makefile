@@ -2,6 +2,9 @@
 #
 #   make reproduce                                  train two small models on embedded data, analyse
 #                                                   both, write runs/demo/report.html
+#   make reproduce SCALE=imagenette DATA=folder     the same on photographs, two seeds; VOC=folder adds
+#                                                   LOST with boxes
+#   make reproduce SCALE=full DATA=imagenet2012     the whole study; `make plan SCALE=full` says how long
 #   make reproduce DATA=images CHECKPOINTS="a b"    the same analyses of your checkpoints and images
 #   make test                                       all tests
 #   make lint                                       format, style and types
@@ -20,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NEEDS := .venv/needs
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: reproduce test lint bench docs clean FORCE
+.PHONY: reproduce plan test lint bench docs clean FORCE
 .DEFAULT_GOAL := reproduce
 
 # --- set-up ------------------------------------------------------------------------------------
@@ -48,34 +51,68 @@ $(NEEDS)-docs: $(NEEDS)-run
 
 # --- the main job ------------------------------------------------------------------------------
 
+SCALE ?= demo
 ifdef CHECKPOINTS
 OUT ?= runs/own
 MODELS := $(CHECKPOINTS)
 $(if $(DATA),,$(error DATA=path/to/images is needed with CHECKPOINTS))
-else
-OUT ?= runs/demo
+else ifeq ($(SCALE),demo)
 DATA ?= digits
-MODELS := $(OUT)/reg0 $(OUT)/reg4
-TRAINED := $(MODELS:%=%/result.json)
+PRESET := demo
+NUM_IMAGES ?= 500
+NUM_TRAIN_IMAGES ?= 2000
+else ifeq ($(SCALE),imagenette)
+DATA ?= imagenette
+PRESET := imagenette
+SEEDS ?= 0 1
+else ifeq ($(SCALE),full)
+DATA ?= imagenet2012
+PRESET := study
+REGISTERS ?= 0 1 2 4 8 16
+NUM_TRAIN_IMAGES ?= 100000
+else
+$(error SCALE is demo, imagenette or full, not $(SCALE))
 endif
-NUM_IMAGES ?= 1000
+OUT ?= runs/$(SCALE)
+REGISTERS ?= 0 4
+SEEDS ?= 0
+NUM_IMAGES ?= 2000
+NUM_TRAIN_IMAGES ?= 5000
+TRAIN_OPTIONS ?=
 
-reproduce: $(OUT)/report.html
+# Runs are called reg4, reg4-seed1, ...
+RUNS := $(foreach s,$(SEEDS),$(foreach r,$(REGISTERS),$(OUT)/reg$(r)$(if $(filter-out 0,$(s)),-seed$(s))))
+MODELS ?= $(RUNS)
+TRAINED := $(if $(CHECKPOINTS),,$(RUNS:%=%/result.json))
+registers = $(firstword $(subst -seed, ,$*))
+seed = $(or $(word 2,$(subst -seed, ,$*)),0)
+VOC_RESULTS := $(if $(VOC),$(OUT)/lost-voc/results.json)
+SECTIONS := norms attention similarity reconstruction probe lost lost-voc compare
+
+reproduce: $(if $(filter full,$(SCALE)),plan) $(OUT)/report.html
 	@echo "Open $(OUT)/report.html"
 
+# How long training will take on these devices.
+plan: | $(NEEDS)-run
+	$(BIN)/regvit-train plan --preset $(PRESET) --data $(DATA) --registers $(REGISTERS) --seeds $(words $(SEEDS)) $(TRAIN_OPTIONS)
+
 # Which models and images the results are of: changing them makes the analyses again.
+INPUTS := $(MODELS) $(DATA) $(NUM_IMAGES) $(NUM_TRAIN_IMAGES) $(VOC)
 $(OUT)/inputs.txt: FORCE
 	@mkdir -p $(OUT)
-	@echo '$(MODELS) $(DATA) $(NUM_IMAGES)' | cmp -s - $@ || echo '$(MODELS) $(DATA) $(NUM_IMAGES)' > $@
+	@echo '$(INPUTS)' | cmp -s - $@ || echo '$(INPUTS)' > $@
 
 $(OUT)/reg%/result.json: | $(NEEDS)-run
-	$(BIN)/regvit-train run --preset demo --num-registers $* --data $(DATA) --out $(@D)
+	$(BIN)/regvit-train run --preset $(PRESET) --num-registers $(registers) --seed $(seed) --data $(DATA) $(TRAIN_OPTIONS) --out $(@D)
 
-$(OUT)/%/results.json: $(OUT)/inputs.txt $(TRAINED) | $(NEEDS)-run
-	$(BIN)/regvit-analyze $* --checkpoint $(MODELS) --data $(DATA) --num-images $(NUM_IMAGES) --overwrite --out $(@D)
+$(OUT)/lost-voc/results.json: $(OUT)/inputs.txt $(TRAINED) | $(NEEDS)-run
+	$(BIN)/regvit-analyze lost --checkpoint $(MODELS) --data $(VOC) --overwrite --out $(@D)
 
-$(OUT)/report.html: $(OUT)/norms/results.json $(OUT)/attention/results.json
-	$(BIN)/regvit-analyze report --results $(^D) --runs $(MODELS) --out $@
+$(OUT)/report.html: $(OUT)/inputs.txt $(TRAINED) $(VOC_RESULTS) | $(NEEDS)-run
+	$(BIN)/regvit-analyze all --checkpoint $(MODELS) --data $(DATA) --num-images $(NUM_IMAGES) --num-train-images $(NUM_TRAIN_IMAGES) --overwrite --out $(@D)
+ifdef VOC
+	$(BIN)/regvit-analyze report --runs $(MODELS) --out $@ --results $$(for name in $(SECTIONS); do test -d $(@D)/$$name && echo $(@D)/$$name; done)
+endif
 
 # --- quality -----------------------------------------------------------------------------------
 
@@ -88,7 +125,7 @@ lint: $(NEEDS)-test
 	$(BIN)/mypy
 
 bench: $(NEEDS)-test
-	for job in inference training input lost conversion; do \
+	for job in inference training input lost conversion cold_start scaling summary; do \
 	  $(BIN)/python -m benchmarks.$$job || exit 1; done
 
 docs: $(NEEDS)-docs

@@ -118,11 +118,14 @@ def _choose(options: AllOptions) -> tuple[dict[str, ImageOptions], list[str]]:
 
 def _is_finished(name: str, asked: ImageOptions, options: AllOptions) -> bool:
     """Whether results of these options are there, and are younger than every checkpoint."""
-    if options.overwrite:
-        return False
     files = [file for path in options.checkpoint for file in resolve(path).iterdir()]
     since = max(file.stat().st_mtime for file in files)
-    return has_results(asked.out, name, asked.configuration(), since)
+    try:
+        return has_results(asked.out, name, asked.configuration(), since)
+    except InputError:
+        if not options.overwrite:
+            raise
+        return False
 
 
 def _alone(name: str, asked: ImageOptions) -> dict[str, Any]:

@@ -6,7 +6,7 @@ the same images therefore meet the same resamples, and their difference is a pai
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +29,19 @@ class Estimate(NamedTuple):
         """Plain values: {"value", "n", "interval": [low, high] or null}."""
         interval = None if self.low is None else [self.low, self.high]
         return {"value": self.value, "n": self.n, "interval": interval}
+
+    @classmethod
+    def of(cls, found: Any) -> "Estimate | None":
+        """A number as results.json, or a training run's metrics, have it; None for other things."""
+        if isinstance(found, int | float) and not isinstance(found, bool):
+            return cls(float(found), 0)
+        if not isinstance(found, Mapping):
+            return None
+        value = found.get("value", found.get("share"))
+        if not isinstance(value, int | float):
+            return None
+        low, high = found.get("interval") or (found.get("low"), found.get("high"))
+        return cls(float(value), int(found.get("n") or 0), low, high)
 
     def text(self, digits: int) -> str:
         """The number with its interval: "0.51 [0.48, 0.54]"."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from analysis.bootstrap import Estimate
+from analysis.epochs import run_folder
 from analysis.report_tables import number, percent
 
 Json = Mapping[str, Any]
@@ -28,8 +29,6 @@ _SHAPE = (
 _FREE = frozenset({"model.num_registers", "model.register_init_std", "seed"})
 """What may differ between the recipes of such models."""
 _PARTS = frozenset({"train", "val", "valid", "validation", "test"})
-_WITHIN_A_RUN = frozenset({"epochs", "model", "best", "ema"})
-"""Folders of a training run in which it keeps checkpoints (`analysis.epochs`)."""
 
 
 class Pair(NamedTuple):
@@ -122,22 +121,9 @@ class Evidence:
             for entry in results["comparisons"]:
                 first, second = models.get(entry["from"]), models.get(entry["to"])
                 if first is not None and second is not None:
-                    known = {k: estimate(v) for k, v in entry["differences"].items()}
+                    known = {k: Estimate.of(v) for k, v in entry["differences"].items()}
                     differences = {k: v for k, v in known.items() if v is not None}
                     yield Pair(first, second, differences, results)
-
-
-def estimate(found: Any) -> Estimate | None:
-    """A number as results.json, or a training run's metrics, have it; None where there is none."""
-    if isinstance(found, int | float) and not isinstance(found, bool):
-        return Estimate(float(found), 0)
-    if not isinstance(found, Mapping):
-        return None
-    value = found.get("value", found.get("share"))
-    if not isinstance(value, int | float):
-        return None
-    low, high = found.get("interval") or (found.get("low"), found.get("high"))
-    return Estimate(float(value), int(found.get("n") or 0), low, high)
 
 
 def unpaired_difference(first: Estimate, second: Estimate) -> Estimate:
@@ -232,13 +218,8 @@ def _place(model: Json) -> int | None:
 
 
 def _same_run(pair: Pair) -> bool:
-    folders = [_run_folder(Path(model["checkpoint"])) for model in (pair.first, pair.second)]
+    folders = [run_folder(Path(model["checkpoint"])) for model in (pair.first, pair.second)]
     return folders[0] == folders[1] and pair.first["model"] == pair.second["model"]
-
-
-def _run_folder(path: Path) -> Path:
-    inside = next((part for part in (path, path.parent) if part.name in _WITHIN_A_RUN), path)
-    return inside.parent
 
 
 def _flat(values: Json, head: str = "") -> Iterator[tuple[str, Any]]:

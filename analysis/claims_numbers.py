@@ -1,6 +1,7 @@
 """Which numbers stand beside claims that no rule can judge?"""
 
-from analysis.claims_evidence import Evidence, estimate, in_percent, in_units
+from analysis.bootstrap import Estimate
+from analysis.claims_evidence import Evidence, in_percent, in_units
 from analysis.headlines import find
 
 
@@ -13,7 +14,7 @@ def probe_accuracies(evidence: Evidence) -> list[str]:
             name = f"{model['label']}, {kind['kind'].replace('cls', 'CLS').replace('_', ' ')}"
             if kind["kind"] in ("cls", "normal_patch", "outlier_patch", "mean_register") and fits:
                 sd = fits.get("sd_over_draws")
-                text = in_percent(name, estimate(fits.get("accuracy")))
+                text = in_percent(name, Estimate.of(fits.get("accuracy")))
                 shown.append(text if sd is None else f"{text}, sd over draws {100 * sd:.2f}")
     return shown
 
@@ -22,7 +23,7 @@ def low_tails(evidence: Evidence) -> list[str]:
     """The lower tail of the norms."""
     path = ("low_tail", "share_below_third")
     return [
-        in_percent(f"{m['label']}, patches below a third of the median", estimate(find(m, path)))
+        in_percent(f"{m['label']}, patches below a third of the median", Estimate.of(find(m, path)))
         for _, m in evidence.measured("norms")
     ]
 
@@ -39,7 +40,9 @@ def centred_cosines(evidence: Evidence) -> list[str]:
 
 def accuracies(evidence: Evidence) -> list[str]:
     """Accuracy of every model's head."""
-    known = [(m["label"], estimate((m.get("metrics") or {}).get("top1"))) for m in evidence.models]
+    known = [
+        (m["label"], Estimate.of((m.get("metrics") or {}).get("top1"))) for m in evidence.models
+    ]
     return [in_percent(f"{label}, top-1", top1) for label, top1 in known if top1 is not None]
 
 
@@ -50,6 +53,8 @@ def training_hours(evidence: Evidence) -> list[str]:
 
 def _map_cosines(evidence: Evidence, key: str, words: str) -> list[str]:
     return [
-        in_units(f"{m['label']}, {words}", estimate(find(m, ("layers", -1, "register_maps", key))))
+        in_units(
+            f"{m['label']}, {words}", Estimate.of(find(m, ("layers", -1, "register_maps", key)))
+        )
         for _, m in evidence.measured("attention", lambda m: m["num_registers"] > 1)
     ]

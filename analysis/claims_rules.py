@@ -18,7 +18,6 @@ from analysis.claims_evidence import (
     Finding,
     Json,
     Pair,
-    estimate,
     images,
     in_percent,
     in_units,
@@ -57,15 +56,15 @@ def outliers_exist(evidence: Evidence) -> Findings:
         answer, reason = _existence(model, twins)
         group = model["verdict"].get("group") or {}
         numbers = (
-            in_percent("patches in a separate group", estimate(group.get("share")))
+            in_percent("patches in a separate group", Estimate.of(group.get("share")))
             if group
             else in_percent(
                 "patches above 3 x the median norm",
-                estimate(find(model, ("shares", "last", "3_x_median"))),
+                Estimate.of(find(model, ("shares", "last", "3_x_median"))),
             ),
             in_units(
                 "98 % quantile after LayerNorm",
-                estimate(find(model, ("thresholds", "normed", "quantile_98"))),
+                Estimate.of(find(model, ("thresholds", "normed", "quantile_98"))),
             ),
         )
         found.append(Finding((model,), images(results), numbers, answer, reason))
@@ -108,7 +107,7 @@ def maps_are_cleaner(evidence: Evidence) -> Findings:
     path = ("outlier_mass", "quantile_98", "share_of_patch_mass")
 
     def judge(pair: Pair) -> tuple[tuple[str, ...], Answer, str]:
-        shares = [estimate(find(model, path)) for model in (pair.first, pair.second)]
+        shares = [Estimate.of(find(model, path)) for model in (pair.first, pair.second)]
         change = unpaired_difference(*shares) if None not in shares else None  # type: ignore[arg-type]
         numbers = (
             in_percent("CLS's attention on the 2 % of largest norm", change, "points"),
@@ -140,8 +139,8 @@ def neighbours_are_alike(evidence: Evidence) -> Findings:
     """Outliers are as like their neighbours as other patches are."""
     found = []
     for results, model in evidence.measured("similarity", _is_plain):
-        auc = estimate(find(model, ("similarity", "$labels", "quantile_98", "auc")))
-        other = estimate(find(model, ("similarity", "$labels", "quantile_99_5", "auc")))
+        auc = Estimate.of(find(model, ("similarity", "$labels", "quantile_98", "auc")))
+        other = Estimate.of(find(model, ("similarity", "$labels", "quantile_99_5", "auc")))
         answer, reason = within(auc, 0.5 - AUC_MARGIN, 0.5 + AUC_MARGIN, "the AUC", "0.45 to 0.55")
         numbers = (in_units("AUC, 98 %", auc), in_units("AUC, 99.5 %", other))
         finding = Finding((model,), images(results), numbers, answer, reason)
@@ -154,8 +153,10 @@ def detail_is_lost(evidence: Evidence) -> Findings:
     found = []
     for results, model in evidence.measured("reconstruction", _is_plain):
         by_98 = ("definitions", "quantile_98")
-        matched = estimate(find(model, (*by_98, "matched", "linear", "normalised", "l2", "ratio")))
-        plain = estimate(find(model, (*by_98, "contrast", "linear", "normalised", "l2_ratio")))
+        matched = Estimate.of(
+            find(model, (*by_98, "matched", "linear", "normalised", "l2", "ratio"))
+        )
+        plain = Estimate.of(find(model, (*by_98, "contrast", "linear", "normalised", "l2_ratio")))
         answer, reason = direction(matched, 1.0, +1, "the ratio")
         numbers = (
             in_units("pixel error, outliers / normal patches of equal variance", matched),
@@ -172,7 +173,7 @@ def outliers_know_more(evidence: Evidence) -> Findings:
     found = []
     for results, model in evidence.measured("probe", _is_plain):
         rows = [row for row in model["differences_between_kinds"] if row["from"] == "normal_patch"]
-        change = estimate(find({"rows": rows}, ("rows", *path)))
+        change = Estimate.of(find({"rows": rows}, ("rows", *path)))
         answer, reason = direction(change, 0.0, +1, "the difference")
         numbers = (in_percent("accuracy, outlier minus normal patch", change, "points"),)
         finding = Finding((model,), images(results), numbers, answer, reason)
@@ -254,7 +255,7 @@ def _by_pair(
 
 def _lost(evidence: Evidence, keep: Callable[[Json], bool]) -> Findings:
     def judge(pair: Pair) -> tuple[tuple[str, ...], Answer, str]:
-        corloc = [estimate(model["corloc"]) for model in (pair.first, pair.second)]
+        corloc = [Estimate.of(model["corloc"]) for model in (pair.first, pair.second)]
         change = pair.differences.get("corloc")
         numbers = (
             in_percent("CorLoc without", corloc[0]),
@@ -274,7 +275,7 @@ def _lost(evidence: Evidence, keep: Callable[[Json], bool]) -> Findings:
 def _below_baseline(pair: Pair, corloc: list[Estimate | None]) -> str:
     """A warning where a box that looks at nothing does better than both models."""
     boxes = [b for b in pair.results.get("baselines", ()) if b["name"] == "central_box"]
-    central = estimate(boxes[0]["corloc"]) if boxes else None
+    central = Estimate.of(boxes[0]["corloc"]) if boxes else None
     if central is None or any(c is None or c.value >= central.value for c in corloc):
         return ""
     return f", but a fixed central box finds more than either ({100 * central.value:.1f} %)"
@@ -315,7 +316,7 @@ def _is_the_studys(model: Json, top1: Estimate | None) -> bool:
 
 
 def _top1(model: Json) -> Estimate | None:
-    return estimate((model.get("metrics") or {}).get("top1"))
+    return Estimate.of((model.get("metrics") or {}).get("top1"))
 
 
 def _accuracy_pairs(evidence: Evidence) -> Iterator[tuple[Json, Json, Estimate]]:

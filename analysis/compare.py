@@ -129,7 +129,7 @@ def collect_numbers(
     top1: dict[str, Estimate | str] = {
         model["label"]: estimate
         for model in models.values()
-        if (estimate := _estimate((model["metrics"] or {}).get("top1"))) is not None
+        if (estimate := Estimate.of((model["metrics"] or {}).get("top1"))) is not None
     }
     numbers = [Number("training", TOP1, top1, {})] if top1 else []
     first = next(iter(models.values()))["label"]
@@ -199,7 +199,7 @@ def _changes_from(
 
 def _differences(pair: Json) -> Iterator[tuple[str, Estimate]]:
     for name, value in pair.get("differences", {}).items():
-        estimate = _estimate(value)
+        estimate = Estimate.of(value)
         if estimate is not None:
             yield name, estimate
 
@@ -211,22 +211,7 @@ def _reversed(estimate: Estimate) -> Estimate:
 
 
 def _value(found: Any) -> Estimate | str | None:
-    return found if isinstance(found, str) else _estimate(found)
-
-
-def _estimate(found: Any) -> Estimate | None:
-    """A number as results.json, or a training run's metrics, have it."""
-    if isinstance(found, bool) or found is None:
-        return None
-    if isinstance(found, int | float):
-        return Estimate(float(found), 0)
-    if not isinstance(found, Mapping):
-        return None
-    value = found.get("value", found.get("share"))
-    if value is None:
-        return None
-    low, high = found.get("interval") or (found.get("low"), found.get("high"))
-    return Estimate(float(value), int(found.get("n") or 0), low, high)
+    return found if isinstance(found, str) else Estimate.of(found)
 
 
 def _number_json(number: Number) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def training_runs(subjects: Sequence[Subject]) -> list[Run]:
     groups: dict[Any, list[int]] = {}
     for i, subject in enumerate(subjects):
         if not subject.is_twin:
-            groups.setdefault((subject.config, _run_folder(subject.path)), []).append(i)
+            groups.setdefault((subject.config, run_folder(subject.path)), []).append(i)
     runs = []
     for (config, folder), members in groups.items():
         for unit in ("step", "epoch"):
@@ -47,7 +47,8 @@ def training_runs(subjects: Sequence[Subject]) -> list[Run]:
     return runs
 
 
-def _run_folder(path: Path) -> Path:
+def run_folder(path: Path) -> Path:
+    """The folder of the training run that a checkpoint is of."""
     for part in (path, path.parent):
         if part.name in _WITHIN_A_RUN:
             return part.parent

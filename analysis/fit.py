@@ -7,6 +7,8 @@ import jax
 import optax
 from jaxtyping import Array, Float
 
+from regvit_jax.console import progress
+
 Tree = Any
 
 
@@ -31,6 +33,8 @@ def fit(
     max_epochs: int,
     patience: int,
     keep_best: bool = True,
+    min_gain: float = 0.0,
+    label: str | None = None,
 ) -> Fit:
     """Parameters after gradient descent that stops when the score no longer falls.
 
@@ -41,8 +45,10 @@ def fit(
       score: Judges parameters on data that they did not learn from; lower is better.
       optimiser: Of optax.
       max_epochs: At most so many.
-      patience: Epochs without a better score after which to stop.
+      patience: Epochs without a gain after which to stop.
       keep_best: Return the parameters of the best epoch instead of the last one's.
+      min_gain: By what share the score must fall to count as a gain.
+      label: What the progress line of the epochs says; no line unless given.
     """
 
     @jax.jit
@@ -53,12 +59,16 @@ def fit(
 
     state, best, best_epoch = optimiser.init(params), params, 0
     scores: list[float] = []
-    for epoch in range(max_epochs):
+    gained = 0
+    epochs = range(max_epochs)
+    for epoch in epochs if label is None else progress(epochs, max_epochs, label):
         for batch in batches(epoch):
             params, state = step(params, state, *batch)
         scores.append(float(score(params)))
         if scores[-1] < scores[best_epoch] or epoch == 0:
             best, best_epoch = params, epoch
-        elif epoch - best_epoch >= patience:
+        if scores[-1] < scores[gained] * (1 - min_gain):
+            gained = epoch
+        elif epoch - gained >= patience:
             return Fit(best if keep_best else params, scores, best_epoch, True)
     return Fit(best if keep_best else params, scores, best_epoch, False)

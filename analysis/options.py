@@ -266,6 +266,8 @@ class AllOptions:
     """Which part of the data, where it has parts."""
     num_images: int | None = None
     """Images to analyse, drawn at random when there are more; 0 is all."""
+    num_train_images: int | None = None
+    """Images that probes learn from, drawn at random when there are more; 0 is all."""
     image_size: int | None = None
     """Side of the square input in pixels; the checkpoint's own unless given."""
     protocol: Protocol = "official"
@@ -283,7 +285,7 @@ class AllOptions:
     seed: int = 0
     """Of the choice of images, the intervals, the probes and the random twin."""
     overwrite: bool = False
-    """Make every analysis anew, and replace results of another configuration in `out`."""
+    """Replace results of another configuration in `out`; those of the same one are kept."""
 
     def __post_init__(self) -> None:
         self.of(NormsOptions, "norms")  # what no analysis can take is refused here
@@ -296,10 +298,10 @@ class AllOptions:
         Raises:
           InputError: If it cannot be asked this.
         """
+        names = {field.name for field in dataclasses.fields(kind)}
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del values["skip"]
         values["out"] = self.out / name
-        return kind(**{key: value for key, value in values.items() if value is not None})
+        return kind(**{k: v for k, v in values.items() if k in names and v is not None})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """What do all figures share? Size, colours that colour-blind readers can tell apart, and saving."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ SERIES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 LINE_STYLES = ("-", "--", "-.", ":")
 COLOUR_MAP = "viridis"
 DPI = 160
+TITLE_LETTERS_PER_INCH = 9.0  # of bold letters of `figure.titlesize`
 _DARKEST = 0.45  # what shading leaves of a colour where the image is black
 
 STYLE: Any = {  # Matplotlib types it by every name it knows
@@ -59,7 +61,8 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     """
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    lines = textwrap.fill(title, max(1, int(width * TITLE_LETTERS_PER_INCH)))
+    figure.suptitle(lines, x=0.01, ha="left", fontweight="bold")
     return figure
 
 

@@ -50,27 +50,34 @@ class AttentionPanel(NamedTuple):
 def maps_figure(
     images: Sequence[ShownAttention], queries: Sequence[str], title: str, block: str
 ) -> Figure:
-    """CLS's and every register's map, mean over the heads: on the image, and by itself below."""
+    """CLS's and every register's map, mean over the heads: on the image, and by itself.
+
+    Both lie below one another; side by side where there is no register.
+    """
     with styled():
-        columns = 1 + len(queries)
+        rows, heads = (
+            (2, ["image", *queries]) if len(queries) > 1 else (1, ["image", *queries, "by itself"])
+        )
         figure = new_figure(
-            _PANEL * columns + 1.4,
-            2 * _PANEL * len(images) + 1.0,
+            _PANEL * len(heads) + 1.4,
+            rows * _PANEL * len(images) + 1.0,
             f"{title}: attention of {block}, mean over the heads",
         )
-        axes = figure.subplots(2 * len(images), columns, squeeze=False)
+        axes = figure.subplots(rows * len(images), len(heads), squeeze=False)
         means = [image.maps.mean(axis=0) for image in images]
         limits = _limits(means)
         for i, (image, maps) in enumerate(zip(images, means, strict=True)):
-            overlay, raw = axes[2 * i], axes[2 * i + 1]
-            show_image(overlay[0], image.pixels)
-            row_label(overlay[0], image.name)
-            raw[0].axis("off")
-            for axis, below, values in zip(overlay[1:], raw[1:], maps, strict=True):
-                show_map(axis, 100 * values, limits, image.pixels)
-                drawn = show_map(below, 100 * values, limits)
-        _head_row(list(axes[0]), ["image", *queries])
-        _colour_bar(figure, drawn, axes, len(images) * 2)
+            own = axes[rows * i : rows * (i + 1)]
+            show_image(own[0, 0], image.pixels)
+            row_label(own[0, 0], image.name)
+            if rows == 2:
+                own[1, 0].axis("off")
+            pairs = own[:, 1:].T if rows == 2 else own[:, 1:]
+            for (overlay, alone), values in zip(pairs, maps, strict=True):
+                show_map(overlay, 100 * values, limits, image.pixels)
+                drawn = show_map(alone, 100 * values, limits)
+        _head_row(list(axes[0]), heads)
+        _colour_bar(figure, drawn, axes, len(axes))
     return figure
 
 

@@ -243,6 +243,10 @@ class Budget(NamedTuple):
     max_epochs: int = 200
     patience: int = 5
     seed: int = 0
+    min_gain: float = 0.0
+    """By what share the held-out score must fall to count."""
+    label: str = "probe"
+    """What progress lines call the model."""
 
 
 def fit_mlp(
@@ -271,7 +275,7 @@ def fit_mlp(
     fitted = _fit(
         *(cache, read, loss, held_out_l2, start_mlp(dim, HIDDEN_RATIO * dim, values, budget.seed)),
         optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY),
-        budget,
+        budget._replace(label=f"{budget.label}, probe to pixels: epochs"),
     )
     params = jax.tree.map(np.asarray, fitted.params)
     return params | {"fc1": _unscaled(params["fc1"], mean, sd)}, fitted
@@ -296,7 +300,8 @@ def fit_position(
         "bias": np.zeros(num_cells, np.float32),
     }
     fitted = _fit(
-        cache, read, loss, jax.jit(loss), start, optax.adam(POSITION_LEARNING_RATE), budget
+        *(cache, read, loss, jax.jit(loss), start, optax.adam(POSITION_LEARNING_RATE)),
+        budget._replace(label=f"{budget.label}, probe to position: epochs"),
     )
     return _unscaled(jax.tree.map(np.asarray, fitted.params), mean, sd), fitted
 
@@ -376,7 +381,11 @@ def _fit(cache: TokenCache, read, loss, held_out, start, optimiser, budget: Budg
             total += float(held_out(params, *read(images))) * len(images)
         return total / len(held)
 
-    return fit(loss, start, batches, score, optimiser, budget.max_epochs, budget.patience)
+    return fit(
+        *(loss, start, batches, score, optimiser, budget.max_epochs, budget.patience),
+        min_gain=budget.min_gain,
+        label=budget.label,
+    )
 
 
 def _unscaled(params: Dense, mean, sd) -> Dense:

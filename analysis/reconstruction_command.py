@@ -47,6 +47,8 @@ SPACES = {
     "rgb": "the same predictions with colours in [0, 1]; they are not clipped",
 }
 SHOWN_DEFINITION = "quantile_98"
+MIN_GAIN = 1e-3
+"""An epoch that lowers the held-out score by less than this share does not count as better."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +187,7 @@ def _learn(
             )
             cache.add(features.tokens, patches, batch.indices)
         cache.split()  # too few readable images end the command here
-        budget = Budget(options.max_epochs, options.patience, options.seed)
+        budget = Budget(options.max_epochs, options.patience, options.seed, MIN_GAIN, subject.label)
         mlp, about_mlp = _learn_mlp(cache, equations, options, subject, budget)
         position, fitted = fit_position(cache, equations, layout.num_patches, budget)
         colours = equations.target_mean.reshape(-1, 3).mean(axis=0).astype(np.float32)
@@ -218,6 +220,7 @@ def _fit_json(fitted: Fit, cache: TokenCache) -> dict[str, Any]:
         "patches_per_image": cache.tokens_per_image,
         "features": "scaled by their training mean and sd; the scaling is part of the probe",
         "held_out_scores": fitted.scores,
+        "min_gain": MIN_GAIN,
         "best_epoch": fitted.best_epoch,
         "stopped_early": fitted.stopped_early,
     }

@@ -179,6 +179,7 @@ def fit_as_study(
         optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY),
         *(budget.max_epochs, budget.patience),
         keep_best=False,
+        label=f"{budget.label}, probe: epochs",
     )
     return jax.tree.map(np.asarray, fitted.params), fitted
 

@@ -80,7 +80,7 @@ def _study(
     subject: Subject, options: ReconstructionOptions, training: Part, judged: Part
 ) -> tuple[Mlp, NotebookErrors, dict[str, Any], list[str]]:
     model, params = subject.load(options.seed)
-    budget = Budget(options.max_epochs, options.patience, options.seed)
+    budget = Budget(options.max_epochs, options.patience, options.seed, label=subject.label)
     given = given_probe(options, subject.config)
     if given is not None:
         probe, learned = given[0], {"file": str(options.probe), "info": given[1]}

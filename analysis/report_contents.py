@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.claims_evidence import Evidence, estimate
+from analysis.bootstrap import Estimate
+from analysis.claims_evidence import Evidence
 from analysis.claims_judgement import Judgement, judge_claims
 from analysis.options import ReportOptions
 from analysis.plotting import DPI
@@ -301,7 +302,7 @@ def _model_facts(models: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def _model_row(model: Json) -> tuple[str, ...]:
-    top1 = estimate((model.get("metrics") or {}).get("top1"))
+    top1 = Estimate.of((model.get("metrics") or {}).get("top1"))
     parameters = model.get("num_parameters")
     return (
         model["label"],

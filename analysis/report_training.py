@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.claims_evidence import estimate
+from analysis.bootstrap import Estimate
 from analysis.plotting import figure_svg
 from analysis.plotting_training import TrainingCurve, training_figure
 
@@ -40,7 +40,7 @@ def _curve(run: Path) -> TrainingCurve | None:
             continue
         if isinstance(line.get("loss"), int | float):
             loss.append((step, line["loss"]))
-        if accuracy := estimate(line.get("top1")):
+        if accuracy := Estimate.of(line.get("top1")):
             top1.append((step, accuracy.value))
     return TrainingCurve(run.name, loss, top1) if loss or top1 else None
 

@@ -35,6 +35,7 @@ def _main() -> None:
             "eval": _eval,
             "pack": _pack,
             "sheet": _sheet_command(default),
+            "plan": _plan_command(default),
         },
         prog="regvit-train",
         description="Train and evaluate vision transformers with registers.\n\n"
@@ -125,6 +126,40 @@ def _sheet_command(default: Recipe) -> Callable[..., None]:
         sys.stdout.write(f"{out} shows images of {recipe.data.data}.\n")
 
     return sheet
+
+
+def _plan_command(default: Recipe) -> Callable[..., None]:
+    """The command `plan`, whose options have a recipe's values as defaults."""
+
+    def plan(
+        recipe: Recipe = default,
+        preset: str = DEFAULT_PRESET,
+        variant: str | None = None,
+        registers: tuple[int, ...] = (0, 1, 2, 4, 8, 16),
+        seeds: int = 1,
+        tflops: float | None = None,
+        share: float = 0.3,
+    ) -> None:
+        """Say how long a study would train: nothing is trained.
+
+        Args:
+          recipe: What to train, on what, and how.
+          preset: As for `run`.
+          variant: As for `run`.
+          registers: Numbers of registers, one run each.
+          seeds: How often each is trained.
+          tflops: What the devices reach together in a large matrix product, in TFLOP/s; measured
+            here unless given.
+          share: Of that, what training reaches; model_flops_utilisation in a run's metrics.jsonl.
+        """
+        from train.flops import matrix_rate
+        from train.plan import describe, plan
+
+        runs = plan(recipe, registers)
+        rate = matrix_rate(recipe.dtype) if tflops is None else tflops * 1e12
+        sys.stdout.write("\n".join(describe(runs, seeds, rate, share)) + "\n")
+
+    return plan
 
 
 def _eval(

@@ -15,6 +15,7 @@ from analysis.options import (
     AttentionOptions,
     LostOptions,
     NormsOptions,
+    ReconstructionOptions,
     SimilarityOptions,
 )
 from analysis.spool import Spool
@@ -117,7 +118,7 @@ def test_every_image_passes_every_network_once(together):
         assert max(collections.Counter(images).values()) == 1
     assert sorted(results["analyses"]) == sorted([*IN_ONE_PASS, "compare"])
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        [*IN_ONE_PASS, "compare", "report.html"]
+        [*IN_ONE_PASS, "compare", "report.html", "report.md"]
     )
 
 
@@ -153,6 +154,8 @@ def test_finished_analyses_are_kept(together, checkpoints, pictures, monkeypatch
     assert "norms: already there, kept." in capsys.readouterr().err
     for name, time in times.items():
         assert (out / name / "results.json").stat().st_mtime_ns == time
+    all_command.analyse(options_of(out, checkpoints, pictures, overwrite=True))
+    assert calls.images == []  # it replaces results of another configuration only
     with pytest.raises(InputError, match="another configuration"):
         all_command.analyse(options_of(out, checkpoints, pictures, seed=1))
 
@@ -206,6 +209,9 @@ def test_the_options_of_each_analysis_are_its_own_unless_given(tmp_path):
     ):
         alone = kind(checkpoint=(tmp_path,), data="digits", out=tmp_path / name)
         assert options.of(kind, name) == alone
+    few = dataclasses.replace(options, num_train_images=7)
+    assert few.of(ReconstructionOptions, "reconstruction").num_train_images == 7
+    assert few.of(NormsOptions, "norms") == options.of(NormsOptions, "norms")
     with pytest.raises(InputError, match="at least 100"):
         AllOptions(checkpoint=(tmp_path,), data="digits", out=tmp_path, bootstrap=3)
 

@@ -73,3 +73,14 @@ def test_it_ends_after_the_last_epoch():
         squared_error, start, batches_of(x, x), lambda p: next(scores), optax.sgd(0.1), 3, 1
     )
     assert (fitted.best_epoch, fitted.stopped_early, len(fitted.scores)) == (2, False, 3)
+
+
+def test_small_gains_do_not_keep_it_going_but_the_best_is_kept():
+    scores = iter([5.0, 4.0, 3.99, 3.98, 3.97, 1.0])
+    x = np.ones((4, 1), np.float32)
+    start = {"kernel": np.zeros((1, 1), np.float32)}
+    fitted = fit(
+        *(squared_error, start, batches_of(x, x), lambda p: next(scores), optax.sgd(0.1), 9, 3),
+        min_gain=0.01,  # 3.97 is less than 1 % below 4
+    )
+    assert (fitted.best_epoch, fitted.stopped_early, len(fitted.scores)) == (4, True, 5)
