@@ -60,7 +60,7 @@ else ifeq ($(SCALE),demo)
 DATA ?= digits
 PRESET := demo
 NUM_IMAGES ?= 500
-NUM_TRAIN_IMAGES ?= 2000
+NUM_TRAIN_IMAGES ?= 1000
 else ifeq ($(SCALE),imagenette)
 DATA ?= imagenette
 PRESET := imagenette

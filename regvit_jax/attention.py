@@ -5,7 +5,11 @@ Letters: b images, k heads, t query tokens, s key tokens, e width of a head.
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
+
+KEPT = ("attention_weights", "attended")
+"""Names of what a gradient that repeats the forward pass should keep instead."""
 
 
 def attention_weights(
@@ -32,8 +36,8 @@ def attend(
 
 def _attend_forward(query, key, value):
     weights, total = _unnormalised(query, key)
-    attn = (weights / total).astype(value.dtype)
-    out = _matmul(attn, value).astype(value.dtype)
+    attn = checkpoint_name((weights / total).astype(value.dtype), KEPT[0])
+    out = checkpoint_name(_matmul(attn, value).astype(value.dtype), KEPT[1])
     return out, (query, key, value, attn, out)
 
 

@@ -20,11 +20,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key, Shaped
 
 from regvit_jax.activations import NON_LINEARITIES
-from regvit_jax.attention import attend, attention_weights
+from regvit_jax.attention import KEPT, attend, attention_weights
 from regvit_jax.chunks import chunk_size, map_chunks
 from regvit_jax.config import ViTConfig
 from regvit_jax.errors import InputError
 from regvit_jax.positions import resample_pos_embed
+from regvit_jax.product import product
 from regvit_jax.tokens import TokenLayout, resolve_layers
 
 AnyArray = TypeVar("AnyArray", Array, np.ndarray)
@@ -78,7 +79,7 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "b *t i"]) -> Float[Array, "b *t o"]:
         kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return _product(x, kernel, self.dtype) + _per_channel(bias, x.ndim)
+        return product(x, kernel, self.dtype) + _per_channel(bias, x.ndim)
 
 
 class Attention(nn.Module):
@@ -164,7 +165,7 @@ class PatchEmbed(nn.Module):
         bias = self.param("bias", uniform, (dim,))
         patches = patchify(images, size)
         kernel = kernel.reshape(size * size * 3, dim)
-        return _product(patches, kernel, self.dtype) + _per_channel(bias, patches.ndim)
+        return product(patches, kernel, self.dtype) + _per_channel(bias, patches.ndim)
 
 
 class DeiT3(nn.Module):
@@ -272,15 +273,18 @@ class DeiT3(nn.Module):
         return ViTTrace(patches, embedded, tuple(blocks), normed, logits)
 
     def _scan_blocks(self, x, drop_path):
-        """All blocks in a loop; its gradient keeps the products and computes the rest again."""
+        """All blocks in a loop; its gradient keeps products and attention, and repeats the rest."""
         block = Block(self.config, self.dtype, parent=None)
 
         def run(x, layer):
             params, factors = layer
             return block.apply({"params": params}, x, factors).tokens, None
 
-        keep_products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        run = jax.checkpoint(run, policy=keep_products, prevent_cse=False)
+        policies = jax.checkpoint_policies
+        kept = policies.save_from_both_policies(
+            policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(*KEPT)
+        )
+        run = jax.checkpoint(run, policy=kept, prevent_cse=False)
         factors = None if drop_path is None else drop_path.swapaxes(0, 1)
         return jax.lax.scan(run, x, (self.variables["params"][STACKED], factors))[0]
 
@@ -365,11 +369,6 @@ def unpatchify(
         p=patch_size,
         q=patch_size,
     )
-
-
-def _product(x, kernel, dtype):
-    """A product that adds up in float32, which is also what makes bfloat16 fast on a CPU."""
-    return jnp.matmul(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
 
 
 def _per_channel(vector, ndim: int):
