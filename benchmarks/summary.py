@@ -31,10 +31,12 @@ def rows(results: dict[str, Any]) -> Iterator[str]:
         rivals = dict(result["rivals"])
         ours = next(rivals.pop(n) for n, r in result["rivals"].items() if _is_ours(n, r))
         for name, theirs in rivals.items():
+            # Of a process that starts others, the peak counts the starter as well.
+            memory = f"{ours['peak_mb'] / theirs['peak_mb']:.2f}" if result["images"] > 1 else ""
             yield (
                 f"| {result['job']} | {name} | {_time(theirs, result['images'])} | "
                 f"{_time(ours, result['images'])} | {theirs['ours_is_x_times_as_fast']:.2f} | "
-                f"{ours['peak_mb'] / theirs['peak_mb']:.2f} |"
+                f"{memory} |"
             )
 
 
