@@ -64,13 +64,14 @@ METRIC = (
 
 def analyse(options: LostOptions) -> dict[str, Any]:
     """Measures, writes everything into `options.out`, and returns what results.json says."""
+    configuration = options.configuration()  # as asked, by which finished results are known
     options = dataclasses.replace(options, split=_split(options))
     rules = LostRules.of(options)
     subjects = open_subjects(options, "lost")
     for subject in subjects:  # a wrong layer ends the command before any work
         settings_of(subject, options, rules)
     source, indices = choose_images(options)
-    folder = ResultFolder(options.out, "lost", options.configuration(), options.overwrite)
+    folder = ResultFolder(options.out, "lost", configuration, options.overwrite)
     images = survey(source, indices, options.skip_unreadable)
     for subject in subjects:
         _refuse_large(subject, images, rules, options.max_patches, source)

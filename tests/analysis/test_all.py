@@ -160,6 +160,15 @@ def test_finished_analyses_are_kept(together, checkpoints, pictures, monkeypatch
         all_command.analyse(options_of(out, checkpoints, pictures, seed=1))
 
 
+def test_an_analysis_with_a_pass_of_its_own_is_kept_too(tmp_path, checkpoints, pictures, capsys):
+    skip = (*IN_ONE_PASS, "probe", "reconstruction")
+    options = options_of(tmp_path / "out", checkpoints, pictures, skip=skip)
+    all_command.analyse(options)
+    assert "kept" not in capsys.readouterr().err
+    all_command.analyse(options)
+    assert "lost: already there, kept." in capsys.readouterr().err
+
+
 def test_a_stopped_command_goes_on_where_it_was(
     together, tmp_path, checkpoints, pictures, monkeypatch
 ):
