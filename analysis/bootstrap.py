@@ -33,6 +33,8 @@ class Estimate(NamedTuple):
     @classmethod
     def of(cls, found: Any) -> "Estimate | None":
         """A number as results.json, or a training run's metrics, have it; None for other things."""
+        if isinstance(found, cls):
+            return found
         if isinstance(found, int | float) and not isinstance(found, bool):
             return cls(float(found), 0)
         if not isinstance(found, Mapping):
@@ -43,9 +45,9 @@ class Estimate(NamedTuple):
         low, high = found.get("interval") or (found.get("low"), found.get("high"))
         return cls(float(value), int(found.get("n") or 0), low, high)
 
-    def text(self, digits: int) -> str:
-        """The number with its interval: "0.51 [0.48, 0.54]"."""
-        return self._text(f".{digits}f", 1.0, "")
+    def text(self, digits: int, scale: float = 1.0) -> str:
+        """The number, times a scale, with its interval: "0.51 [0.48, 0.54]"."""
+        return self._text(f".{digits}f", scale, "")
 
     def percent(self, digits: int = 1) -> str:
         """A share with its interval: "51.2 % [48.0, 54.4]"."""

@@ -176,12 +176,12 @@ def images(results: Json) -> str:
 
 def in_percent(name: str, found: Estimate | None, unit: str = "%") -> str:
     """A share as a reader sees it: "share: 2.03 [1.48, 2.58] %, n 40"."""
-    return _written(name, percent(_json(found), 2), found, f" {unit}")
+    return _written(name, percent(found, 2), found, f" {unit}")
 
 
 def in_units(name: str, found: Estimate | None, digits: int = 3) -> str:
     """A number as a reader sees it."""
-    return _written(name, number(_json(found), digits), found, "")
+    return _written(name, number(found, digits), found, "")
 
 
 def _short(path: Path) -> str:
@@ -193,10 +193,6 @@ def _written(name: str, text: str, found: Estimate | None, unit: str) -> str:
     if found is None:
         return f"{name}: not measured"
     return f"{name}: {text}{unit}" + (f", n {found.n}" if found.n else "")
-
-
-def _json(found: Estimate | None) -> Json | None:
-    return None if found is None else found.to_json()
 
 
 def _turned(pair: Pair) -> Pair:

@@ -141,7 +141,8 @@ def neighbours_are_alike(evidence: Evidence) -> Findings:
     for results, model in evidence.measured("similarity", _is_plain):
         auc = Estimate.of(find(model, ("similarity", "$labels", "quantile_98", "auc")))
         other = Estimate.of(find(model, ("similarity", "$labels", "quantile_99_5", "auc")))
-        answer, reason = within(auc, 0.5 - AUC_MARGIN, 0.5 + AUC_MARGIN, "the AUC", "0.45 to 0.55")
+        low, high = 0.5 - AUC_MARGIN, 0.5 + AUC_MARGIN
+        answer, reason = within(auc, low, high, "the AUC", f"{low:g} to {high:g}")
         numbers = (in_units("AUC, 98 %", auc), in_units("AUC, 99.5 %", other))
         finding = Finding((model,), images(results), numbers, answer, reason)
         found.append(unless_without_outliers(evidence, finding))
@@ -204,7 +205,9 @@ def count_is_minor(evidence: Evidence) -> Findings:
     """With any number of registers, accuracy stays within a point of that without."""
     found, counts = [], set()
     for first, second, change in _accuracy_pairs(evidence):
-        answer, reason = within(change, -TOP1_MARGIN, TOP1_MARGIN, "the change", "±1 point")
+        answer, reason = within(
+            change, -TOP1_MARGIN, TOP1_MARGIN, "the change", f"±{100 * TOP1_MARGIN:g} point"
+        )
         counts.add(second["num_registers"])
         numbers = (
             in_percent(f"top-1, {second['num_registers']} registers minus none", change, "points"),

@@ -13,7 +13,7 @@ from regvit_jax.errors import InputError
 JUDGED_SHARE = 0.2
 """Of data that has no parts."""
 
-Options: TypeAlias = ProbeOptions | ReconstructionOptions
+ProbingOptions: TypeAlias = ProbeOptions | ReconstructionOptions
 
 
 class Part(NamedTuple):
@@ -32,7 +32,7 @@ class Parts(NamedTuple):
     """Whether the data have these parts; otherwise they were drawn here."""
 
 
-def open_parts(options: Options) -> Parts:
+def open_parts(options: ProbingOptions) -> Parts:
     """The images to learn from and those to judge on.
 
     Raises:
@@ -57,7 +57,7 @@ def open_parts(options: Options) -> Parts:
     )
 
 
-def open_labelled_parts(options: Options) -> Parts:
+def open_labelled_parts(options: ProbingOptions) -> Parts:
     """As `open_parts`, of images of two or more classes.
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.bootstrap import Estimate
-from analysis.claims_evidence import Evidence
+from analysis.claims_evidence import MIN_IMAGES, Evidence
 from analysis.claims_judgement import Judgement, judge_claims
 from analysis.options import ReportOptions
 from analysis.plotting import DPI
@@ -46,8 +46,8 @@ CLAIMS = (
     "The study is “Registers in Small Vision Transformers: A Reproducibility Study of Vision "
     "Transformers Need Registers” (Bach et al., TMLR 2025). A verdict is about the models and the "
     "images that it names, and follows from a rule fixed beforehand: an interval must exclude the "
-    "null and rest on at least 30 images, all models or pairs must agree, and what is said of "
-    "outliers needs a model that has them. Nothing is corrected for the number of claims."
+    f"null and rest on at least {MIN_IMAGES} images, all models or pairs must agree, and what is "
+    "said of outliers needs a model that has them. Nothing is corrected for the number of claims."
 )
 EMBEDDED_DATA = (
     "The images are synthetic: handwritten digits on crops of textures, made so that small models "
@@ -308,7 +308,7 @@ def _model_row(model: Json) -> tuple[str, ...]:
         model["label"],
         str(model["num_registers"]),
         MISSING if parameters is None else f"{parameters:,}",
-        MISSING if top1 is None else percent(top1.to_json(), 1),
+        percent(top1, 1),
         str(top1.n) if top1 and top1.n else MISSING,
         model["answer"],
     )

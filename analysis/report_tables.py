@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from analysis.bootstrap import Estimate
 from analysis.headlines import HEADLINES, find
 
 Json = Mapping[str, Any]
@@ -231,15 +232,8 @@ def _attention_tables(results: Json) -> list[Table]:
 
 
 def _with_interval(estimate: Any, scale: float, digits: int) -> str:
-    if isinstance(estimate, int | float):
-        estimate = {"value": estimate}
-    if not estimate or estimate.get("value") is None:
-        return MISSING
-    text = f"{scale * estimate['value']:.{digits}f}"
-    if interval := estimate.get("interval"):
-        low, high = (f"{scale * end:.{digits}f}" for end in interval)
-        text += f" [{low}, {high}]"
-    return text
+    found = Estimate.of(estimate)
+    return MISSING if found is None else found.text(digits, scale)
 
 
 def _p_value(value: float | None) -> str:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from regvit_jax.product import matmul
+
 KEPT = ("attention_weights", "attended")
 """Names of what a gradient that repeats the forward pass should keep instead."""
 
@@ -31,13 +33,13 @@ def attend(
     when one of them has to be read transposed.
     """
     weights, total = _unnormalised(query, key)
-    return (_matmul(weights.astype(value.dtype), value) / total).astype(value.dtype)
+    return (matmul(weights.astype(value.dtype), value) / total).astype(value.dtype)
 
 
 def _attend_forward(query, key, value):
     weights, total = _unnormalised(query, key)
     attn = checkpoint_name((weights / total).astype(value.dtype), KEPT[0])
-    out = checkpoint_name(_matmul(attn, value).astype(value.dtype), KEPT[1])
+    out = checkpoint_name(matmul(attn, value).astype(value.dtype), KEPT[1])
     return out, (query, key, value, attn, out)
 
 
@@ -46,12 +48,12 @@ def _attend_backward(residuals, grad):
     scale = query.shape[-1] ** -0.5
     # d softmax: each row of scores moves by attn * (its own gradient - the row's mean gradient).
     row_mean = jnp.sum(grad.astype(jnp.float32) * out.astype(jnp.float32), -1, keepdims=True)
-    grad_scores = attn * (_matmul(grad, _transpose(value)) - row_mean) * scale
+    grad_scores = attn * (matmul(grad, _transpose(value)) - row_mean) * scale
     grad_scores = grad_scores.astype(query.dtype)
     return (
-        _matmul(grad_scores, key).astype(query.dtype),
-        _matmul(_transpose(grad_scores), query).astype(key.dtype),
-        _matmul(_transpose(attn), grad).astype(value.dtype),
+        matmul(grad_scores, key).astype(query.dtype),
+        matmul(_transpose(grad_scores), query).astype(key.dtype),
+        matmul(_transpose(attn), grad).astype(value.dtype),
     )
 
 
@@ -60,14 +62,9 @@ attend.defvjp(_attend_forward, _attend_backward)
 
 def _unnormalised(query, key):
     """exp(score - row maximum), and its sums over s, both float32."""
-    scores = _matmul(query * query.shape[-1] ** -0.5, _transpose(key))
+    scores = matmul(query * query.shape[-1] ** -0.5, _transpose(key))
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))
     return weights, weights.sum(-1, keepdims=True)
-
-
-def _matmul(left, right):
-    """A product that adds up in float32 (which is also what makes bfloat16 fast on a CPU)."""
-    return jnp.matmul(left, right, preferred_element_type=jnp.float32)
 
 
 def _transpose(x):

@@ -20,10 +20,20 @@ def product(
     Args:
       x: Tokens.
       kernel: Its columns are what a token is multiplied with.
-      dtype: Of the factors; the sums are float32, which is also what makes bfloat16 fast on a CPU.
+      dtype: Of the factors; the sums are float32.
     """
     flat = _product(x.reshape(-1, x.shape[-1]).astype(dtype), kernel.astype(dtype))
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def matmul(
+    left: Float[Array | np.ndarray, "*b m i"], right: Float[Array | np.ndarray, "*b i o"]
+) -> Float[Array, "*b m o"]:
+    """A product that adds up in float32 (which is also what makes bfloat16 fast on a CPU).
+
+    Plain: what chooses the products that a gradient keeps can see it.
+    """
+    return jnp.matmul(left, right, preferred_element_type=jnp.float32)
 
 
 @jax.custom_vjp
@@ -31,22 +41,17 @@ def _product(x, kernel):
     """Of two matrices. Automatic differentiation would write the gradient of the kernel as a
     product of two transposed copies, which is slow on a CPU: 7 % of a training step.
     """
-    return _matmul(x, kernel)
+    return matmul(x, kernel)
 
 
 def _forward(x, kernel):
-    return _matmul(x, kernel), (x, kernel)
+    return matmul(x, kernel), (x, kernel)
 
 
 def _backward(residuals, grad):
     x, kernel = residuals
     grad = grad.astype(x.dtype)
-    return _matmul(grad, kernel.T).astype(x.dtype), _matmul(x.T, grad).astype(kernel.dtype)
+    return matmul(grad, kernel.T).astype(x.dtype), matmul(x.T, grad).astype(kernel.dtype)
 
 
 _product.defvjp(_forward, _backward)
-
-
-def _matmul(left, right):
-    """Plain, so that what keeps the products for a gradient sees them."""
-    return jnp.matmul(left, right, preferred_element_type=jnp.float32)

@@ -153,9 +153,9 @@ def _plan_command(default: Recipe) -> Callable[..., None]:
           share: Of that, what training reaches; model_flops_utilisation in a run's metrics.jsonl.
         """
         from train.flops import matrix_rate
-        from train.plan import describe, plan
+        from train.plan import describe, plan_runs
 
-        runs = plan(recipe, registers)
+        runs = plan_runs(recipe, registers)
         rate = matrix_rate(recipe.dtype) if tflops is None else tflops * 1e12
         sys.stdout.write("\n".join(describe(runs, seeds, rate, share)) + "\n")
 

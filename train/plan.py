@@ -32,12 +32,14 @@ class PlannedRun(NamedTuple):
         return self.flops / rate / 3600
 
 
-def plan(recipe: Recipe, registers: Sequence[int]) -> list[PlannedRun]:
+def plan_runs(recipe: Recipe, registers: Sequence[int]) -> list[PlannedRun]:
     """The runs of a recipe with these numbers of registers.
 
     Raises:
-      InputError: If the number of training images is not known.
+      InputError: If there is no run, or the number of training images is not known.
     """
+    if not registers:
+        raise InputError("Name at least one number of registers after --registers, such as 0 4.")
     images = _count_images(recipe.data.data)
     steps = recipe.total_steps(images)
     models = [dataclasses.replace(recipe.model, num_registers=number) for number in registers]
@@ -56,8 +58,17 @@ def describe(runs: Sequence[PlannedRun], seeds: int, rate: float, share: float) 
       runs: Of one seed.
       seeds: How often each is trained.
       rate: Operations per second that the devices reach in a large product.
-      share: Of that rate, what training reaches.
+      share: Of that rate, what training reaches, in (0, 1].
+
+    Raises:
+      InputError: If a number makes no sense.
     """
+    if seeds < 1:
+        raise InputError(f"--seeds must be at least 1, got {seeds}.")
+    if not rate > 0:
+        raise InputError(f"--tflops must be above 0, got {rate / 1e12:g}.")
+    if not 0 < share <= 1:
+        raise InputError(f"--share must be above 0 and at most 1, got {share:g}.")
     lines = [
         f"R = {run.num_registers}: {run.num_steps:,} steps, {run.num_images:,} images of "
         f"{run.flops_per_image / 1e9:.2f} GFLOP, {run.hours(rate * share):.2f} hours"

@@ -122,7 +122,7 @@ def make_train_step(
 
 
 def on_all_devices(state: TrainState) -> TrainState:
-    """The state where a step leaves it: one that came from elsewhere would compile it twice."""
+    """The state, placed as a step returns it; placed otherwise, it would compile the step anew."""
     devices = NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec())
     if getattr(state.step, "sharding", None) == devices:
         return state

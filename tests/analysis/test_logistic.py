@@ -71,7 +71,8 @@ def test_images_that_are_not_used_change_nothing():
     by_itself = solve(alone, np.ones(int(used.sum()), bool), STRENGTHS[1:2], tolerance=1e-9)
     first = in_the_features_own_axes(problem, masked.weights[:, 0])
     second = in_the_features_own_axes(alone, by_itself.weights[:, 0])
-    np.testing.assert_allclose(first[0], second[0], rtol=0, atol=1e-3)
+    # Two solutions in float32 from other start points: measured 7.7e-5.
+    np.testing.assert_allclose(first[0], second[0], rtol=0, atol=3e-4)
 
 
 def test_the_path_is_what_each_strength_gives_alone():

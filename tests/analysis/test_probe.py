@@ -65,7 +65,7 @@ def test_each_kind_is_read_from_its_place(example):
     np.testing.assert_array_equal(store.features("cls", 0, 5.0), tokens[:, 0])
     np.testing.assert_array_equal(store.features("register_1", 0, 5.0), tokens[:, 2])
     expected = tokens[:, 3:].mean(axis=1)
-    np.testing.assert_allclose(store.features(MEAN_PATCH, 0, 5.0), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(store.features(MEAN_PATCH, 0, 5.0), expected, rtol=0, atol=1e-7)
     mean_register = tokens[:, 1:3].mean(axis=1)
     np.testing.assert_allclose(
         store.features(MEAN_REGISTER, 0, 5.0), mean_register, rtol=0, atol=1e-6
@@ -133,7 +133,8 @@ def test_the_reduction_reads_the_trace(traced, stream):
     np.testing.assert_array_equal(found.tokens, tokens)
     last = np.asarray(trace.blocks[-1].tokens)[:, layout.patches]
     expected = np.linalg.norm(last.astype(np.float64), axis=-1)
-    np.testing.assert_allclose(found.norms, expected, rtol=0, atol=1e-4)
+    # Measured 6.3e-7 of norms up to 6.
+    np.testing.assert_allclose(found.norms, expected, rtol=0, atol=3e-6)
 
 
 def clouds(num_images, seed):

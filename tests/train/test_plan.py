@@ -7,7 +7,7 @@ import pytest
 
 import train.cli
 from regvit_jax.errors import InputError
-from train.plan import describe, plan
+from train.plan import describe, plan_runs
 from train.presets import preset
 
 GFLOP = (
@@ -16,7 +16,7 @@ GFLOP = (
 
 
 def test_the_studys_runs_have_the_known_length():
-    runs = plan(preset("study"), (0, 4))
+    runs = plan_runs(preset("study"), (0, 4))
     assert [run.num_registers for run in runs] == [0, 4]
     assert {run.num_steps for run in runs} == {800 * 1251}
     assert {run.num_images for run in runs} == {800 * 1251 * 1024}
@@ -26,7 +26,7 @@ def test_the_studys_runs_have_the_known_length():
 
 
 def test_the_sum_counts_seeds_and_what_training_reaches():
-    runs = plan(preset("study"), (0, 4))
+    runs = plan_runs(preset("study"), (0, 4))
     line = describe(runs, seeds=3, rate=790e12, share=0.3)[-1]
     hours = 3 * sum(run.hours(0.3 * 790e12) for run in runs)
     assert (
@@ -48,4 +48,24 @@ def test_images_that_nobody_knows_are_an_error():
         preset("study"), data=dataclasses.replace(preset("study").data, data="unheard_of")
     )
     with pytest.raises(InputError, match="unheard_of"):
-        plan(recipe, (0,))
+        plan_runs(recipe, (0,))
+
+
+@pytest.mark.parametrize(
+    ("change", "option"),
+    [
+        ({"seeds": 0}, "--seeds"),
+        ({"rate": 0.0}, "--tflops"),
+        ({"share": 0.0}, "--share"),
+        ({"share": 1.5}, "--share"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_an_error(change, option):
+    given = {"seeds": 1, "rate": 1e12, "share": 0.3} | change
+    with pytest.raises(InputError, match=option):
+        describe(plan_runs(preset("study"), (0,)), **given)
+
+
+def test_a_plan_needs_a_run():
+    with pytest.raises(InputError, match="--registers"):
+        plan_runs(preset("study"), ())
