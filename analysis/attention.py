@@ -220,9 +220,13 @@ def summarise_attention(
 
 
 def compared_features(accumulator: Accumulator, num_registers: int) -> dict[str, np.ndarray]:
-    """Of every image: what models are compared by; all but the outliers' in the last block."""
+    """Of every image: what models are compared by; all but the outliers' in the last block.
+
+    `cls_masses` has two columns, of which the outliers' part is taken: see `outlier_part`.
+    """
     found = {f"cls_{name}": accumulator.per_image(name)[:, -1, 0] for name in MEASURES}
-    found["cls_mass_outliers"] = accumulator.outliers.masses(COMPARED_DEFINITION)
+    masses = accumulator.outliers.masses(COMPARED_DEFINITION)
+    found |= {"cls_mass_outliers": masses[:, 0], "cls_masses": masses}
     if num_registers > 1:
         cosines = accumulator.similarity()[:, -1]
         found |= {"register_maps_cosine": cosines[:, 0]}

@@ -7,6 +7,7 @@ import numpy as np
 
 from analysis.attention import COMPARED_DEFINITION, MEASURES
 from analysis.attention_collector import Attended, AttentionCollector
+from analysis.attention_outliers import outlier_part
 from analysis.bootstrap import Bootstrap, Estimate
 from analysis.epochs import training_runs
 from analysis.options import AttentionOptions
@@ -89,8 +90,12 @@ def _comparisons(attended: Sequence[Attended], options: AttentionOptions) -> lis
         differences = {
             name: bootstrap.mean(other.features[name] - values)
             for name, values in first.features.items()
-            if name in other.features
+            if name in other.features and name != "cls_masses"
         }
+        masses = [model.features["cls_masses"] for model in (first, other)]
+        if all(values[:, 1].any() for values in masses):
+            parts = [bootstrap.resampled(values, outlier_part)[0] for values in masses]
+            differences["cls_outlier_part"] = bootstrap.difference(*parts)
         rows.append(comparison(first.subject.label, other.subject.label, differences))
     return rows
 

@@ -46,11 +46,10 @@ class OutlierMassStore:
         """Removes the files."""
         self._columns.close()
 
-    def masses(self, definition: str) -> Float[np.ndarray, " n"]:
-        """Of every image: CLS's attention on the outliers of a definition."""
-        norms = self._columns.read("norms")
-        is_outlier = norms > thresholds(norms)[definition]
-        return (self._columns.read("maps") * is_outlier).sum(axis=1, dtype=np.float64)
+    def masses(self, definition: str) -> Float[np.ndarray, "n 2"]:
+        """Of every image: CLS's attention on the outliers of a definition, and on all patches."""
+        norms, maps = self._columns.read("norms"), self._columns.read("maps")
+        return _masses(norms > thresholds(norms)[definition], maps)
 
     def summarise(self, bootstrap: Bootstrap) -> dict[str, OutlierMass]:
         """The attention on outliers by every definition."""
@@ -61,17 +60,18 @@ class OutlierMassStore:
         }
 
 
+def outlier_part(means: Float[np.ndarray, "... 2"]) -> Float[np.ndarray, "... 1"]:
+    """Of mean masses: the outliers' part of the attention that patches get."""
+    return means[..., :1] / np.maximum(means[..., 1:], 1e-12)
+
+
+def _masses(is_outlier, maps) -> Float[np.ndarray, "n 2"]:
+    parts = (maps * is_outlier, maps)
+    return np.stack([part.sum(axis=1, dtype=np.float64) for part in parts], axis=1)
+
+
 def _mass(is_outlier, maps, cut: float, bootstrap: Bootstrap) -> OutlierMass:
-    features = np.stack(
-        [is_outlier.mean(axis=1), (maps * is_outlier).sum(axis=1), maps.sum(axis=1)], axis=1
-    )
-    share, mass = bootstrap.statistic(features[:, :2], lambda means: means)
-    relative = None
-    if features[:, 2].any():
-        relative = bootstrap.statistic(features, _ratio)[0]
+    masses = _masses(is_outlier, maps)
+    share, mass = bootstrap.mean(is_outlier.mean(axis=1)), bootstrap.mean(masses[:, 0])
+    relative = bootstrap.statistic(masses, outlier_part)[0] if masses[:, 1].any() else None
     return OutlierMass(cut, share, mass, relative)
-
-
-def _ratio(means):
-    """Of means (..., 3): the outliers' part of the patches' attention."""
-    return (means[..., 1] / np.maximum(means[..., 2], 1e-12))[..., None]

@@ -148,8 +148,8 @@ CLAIMS = (
         "pictures; the garbage truck's map stays unclean",
         "figures of attention maps",
         "Pairs without and with registers: of the attention that CLS gives to patches, the 2 % of "
-        "largest norm get less (the interval of the change, from both models' intervals as if "
-        "unpaired, lies below 0), where the model without registers has outliers.",
+        "largest norm get less (paired interval below 0), where the model without registers has "
+        "outliers.",
         maps_are_cleaner,
     ),
     Claim(

@@ -127,13 +127,12 @@ class Evidence:
 
 
 def unpaired_difference(first: Estimate, second: Estimate) -> Estimate:
-    """Second minus first, from their own intervals.
+    """Second minus first, of shares, from their own intervals.
 
     The interval takes both as independent; on the same images it is too wide rather than too
     narrow.
 
-    Reference: Newcombe, Statistics in Medicine 17 (1998), method 10, for shares; Zou and Donner,
-    Statistics in Medicine 27 (2008), for other numbers.
+    Reference: Newcombe, Statistics in Medicine 17 (1998), method 10.
     """
     value, n = second.value - first.value, min(first.n, second.n)
     if None in (first.low, first.high, second.low, second.high):

@@ -104,11 +104,9 @@ def lost_improves_dinov2(evidence: Evidence) -> Findings:
 
 def maps_are_cleaner(evidence: Evidence) -> Findings:
     """Of the attention that patches get from CLS, outliers get less with registers."""
-    path = ("outlier_mass", "quantile_98", "share_of_patch_mass")
 
     def judge(pair: Pair) -> tuple[tuple[str, ...], Answer, str]:
-        shares = [Estimate.of(find(model, path)) for model in (pair.first, pair.second)]
-        change = unpaired_difference(*shares) if None not in shares else None  # type: ignore[arg-type]
+        change = pair.differences.get("cls_outlier_part")
         numbers = (
             in_percent("CLS's attention on the 2 % of largest norm", change, "points"),
             in_units("entropy of CLS's map", pair.differences.get("cls_entropy"), 4),

@@ -15,7 +15,7 @@ from analysis.attention import (
     query_names,
     summarise_attention,
 )
-from analysis.attention_outliers import OutlierMassStore
+from analysis.attention_outliers import OutlierMassStore, outlier_part
 from analysis.attention_rollout import rollout
 from analysis.bootstrap import Bootstrap
 
@@ -149,6 +149,20 @@ def test_attention_on_outliers_is_that_of_a_loop():
     assert found.share_of_patches.value == pytest.approx((norms > cut).mean(), abs=ATOL)
     relative = np.sum(masses) / maps.sum(dtype=np.float64)
     assert found.share_of_patch_mass.value == pytest.approx(relative, abs=ATOL)
-    np.testing.assert_allclose(store.masses("quantile_98"), masses, rtol=0, atol=ATOL)
+    both = np.stack([masses, maps.sum(axis=1)], axis=1)
+    np.testing.assert_allclose(store.masses("quantile_98"), both, rtol=0, atol=ATOL)
     assert store.summarise(Bootstrap(20, 200))["absolute_150"].mass.value == 0
     store.close()
+
+
+def test_the_outliers_part_is_pooled_over_the_images():
+    generator = np.random.default_rng(3)
+    masses = generator.random((9, 2)) * (0.1, 1.0)
+    bootstrap = Bootstrap(9, 50)
+    found = bootstrap.resampled(masses, outlier_part)[0]
+    assert found.value == pytest.approx(masses[:, 0].sum() / masses[:, 1].sum(), abs=1e-12)
+    for sample, counts in zip(
+        found.samples, np.concatenate(list(bootstrap._counts())), strict=True
+    ):
+        drawn = np.repeat(masses, counts.astype(int), axis=0)
+        assert sample == pytest.approx(drawn[:, 0].sum() / drawn[:, 1].sum(), abs=1e-7)

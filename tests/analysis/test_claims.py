@@ -79,12 +79,9 @@ def lost(low, high, shape=SHAPE, central=0.1, **more):
     return results("lost", models, {"corloc": number(low, high)}, baselines=baselines, **more)
 
 
-def attention(before, after):
-    models = [
-        model(label, r, outlier_mass={"quantile_98": {"share_of_patch_mass": number(*ends)}})
-        for label, r, ends in (("reg0", 0, before), ("reg4", 4, after))
-    ]
-    return results("attention", models, {"cls_entropy": number(0.01, 0.02)})
+def attention(low, high):
+    differences = {"cls_outlier_part": number(low, high), "cls_entropy": number(0.01, 0.02)}
+    return results("attention", [model("reg0", 0), model("reg4", 4)], differences)
 
 
 def stages(low, high, first=200, second=100):
@@ -148,9 +145,9 @@ CASES = [
     (9, [lost(-0.02, -0.01, DINOV2_LARGE)], "not supported"),
     (9, [lost(-0.01, 0.01, DINOV2_LARGE)], "cannot tell"),
     (9, [lost(0.01, 0.02)], "cannot tell"),
-    (10, [FOUND, attention((0.19, 0.21), (0.09, 0.11))], "supported"),
-    (10, [FOUND, attention((0.09, 0.11), (0.19, 0.21))], "not supported"),
-    (10, [FOUND, attention((0.09, 0.21), (0.09, 0.20))], "cannot tell"),
+    (10, [FOUND, attention(-0.12, -0.08)], "supported"),
+    (10, [FOUND, attention(0.08, 0.12)], "not supported"),
+    (10, [FOUND, attention(-0.08, 0.09)], "cannot tell"),
     (13, [stages(0.1, 0.2)], "supported"),  # earlier minus later is above 0
     (13, [stages(-0.2, -0.1)], "not supported"),
     (13, [stages(-0.1, 0.1)], "cannot tell"),
@@ -269,7 +266,7 @@ def test_recipes_may_differ_in_registers_and_seed_alone():
 
 
 def test_what_outliers_do_needs_outliers():
-    for claim, folder in ((15, reconstruction(1.1, 1.2)), (10, attention((0.2, 0.2), (0.1, 0.1)))):
+    for claim, folder in ((15, reconstruction(1.1, 1.2)), (10, attention(-0.1, -0.1))):
         none = judged(claim, norms("not found"), folder)
         assert none.answer == "cannot tell"
         assert "finds none in reg0" in none.why

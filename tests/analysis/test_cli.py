@@ -139,6 +139,12 @@ def test_attention_results_are_complete(attention_folder):
     assert 0 < last["queries"]["CLS"]["mass_registers"]["value"] < 1
     assert -1 <= last["register_maps"]["centred_cosine"]["value"] <= 1
     assert "register_maps" not in plain["layers"][-1]
+    parts = [
+        m["outlier_mass"]["quantile_98"]["share_of_patch_mass"]["value"] for m in (plain, registers)
+    ]
+    part = results["comparisons"][0]["differences"]["cls_outlier_part"]
+    assert part["value"] == pytest.approx(parts[1] - parts[0], abs=1e-12)
+    assert part["interval"][0] <= part["value"] <= part["interval"][1]
     arrays = np.load(attention_folder / registers["arrays"])
     assert arrays["maps"].shape == (2, 3, 5, 8, 8)
     np.testing.assert_allclose(arrays["average_map"], registers["average_map"], rtol=0, atol=1e-12)

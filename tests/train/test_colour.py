@@ -1,9 +1,8 @@
 """Are the colours those of Pillow and torchvision, level by level?
 
-Every comparison is of whole images in grey levels. Measured on eight photographs of scikit-image
-and 40 of Imagenette: grey, solarised and jittered images are equal; blurred ones differ by 1 level
-in 0.15 % of the values, since Pillow adds in whole numbers. (A true Gaussian differs from Pillow's
-blur by up to 19 levels, 0.33 in the mean.)
+Every comparison is of whole images in grey levels, and asks for equality: on eight photographs of
+scikit-image, and 40 of Imagenette where the machine has them. (A true Gaussian differs from
+Pillow's blur by up to 19 levels, 0.33 in the mean.)
 """
 
 import jax
@@ -28,7 +27,6 @@ from train.colour import (
     to_planes,
 )
 
-BLUR_LEVELS, BLUR_SHARE = 1, 0.005
 ORDERS = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
 
 
@@ -88,18 +86,18 @@ def test_grey_and_solarised_images_are_pillows(all_pixels):
     assert grey.max() == solarised.max() == 0
 
 
-def test_blurred_images_are_pillows_within_a_level(all_pixels):
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_blurred_images_are_pillows(all_pixels, seed):
     count = len(all_pixels)
-    radii = np.random.default_rng(0).uniform(0.1, 2.0, count).astype(np.float32)
-    radii[:4] = [0.1, 2.0, 1.41, 1.42]  # three or five pixels wide
+    radii = np.random.default_rng(seed).uniform(0.1, 2.0, count).astype(np.float32)
+    if seed == 0:  # three or five pixels wide; weights that often end half-way between two levels
+        radii[:7] = [0.1, 1.41, 1.42, 2.0, 1.0, 0.5, 1.5]
     ours = affected(all_pixels, drawn(count, BLUR, radii))
     pictures = [
         Image.fromarray(image).filter(ImageFilter.GaussianBlur(float(radius)))
         for image, radius in zip(all_pixels, radii, strict=True)
     ]
-    levels = difference(ours, pictures)
-    assert levels.max() <= BLUR_LEVELS
-    assert (levels > 0).mean() < BLUR_SHARE
+    assert difference(ours, pictures).max() == 0
 
 
 def test_each_image_gets_its_own_effect(pixels):
