@@ -7,6 +7,7 @@
 #   make reproduce SCALE=full DATA=imagenet2012     the whole study; `make plan SCALE=full` says how long
 #   make reproduce DATA=images CHECKPOINTS="a b"    the same analyses of your checkpoints and images
 #   make test                                       all tests
+#   make coverage                                   all tests, and which lines none of them runs
 #   make lint                                       format, style and types
 #   make bench                                      speed against PyTorch
 #   make docs                                       the documentation: site/index.html
@@ -23,7 +24,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NEEDS := .venv/needs
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: reproduce plan test lint bench docs clean FORCE
+.PHONY: reproduce plan test coverage lint bench docs clean FORCE
 .DEFAULT_GOAL := reproduce
 
 # --- set-up ------------------------------------------------------------------------------------
@@ -119,14 +120,16 @@ endif
 test: $(NEEDS)-test
 	$(BIN)/pytest
 
+coverage: $(NEEDS)-test
+	$(BIN)/pytest --cov
+
 lint: $(NEEDS)-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 bench: $(NEEDS)-test
-	for job in inference training input lost conversion cold_start scaling summary; do \
-	  $(BIN)/python -m benchmarks.$$job || exit 1; done
+	$(BIN)/python -m benchmarks
 
 docs: $(NEEDS)-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q -d site
