@@ -67,8 +67,11 @@ def _draw(axis: Axes, panel: NumberPanel, titles: Mapping[str, str]) -> None:
     axis.set_ylim(len(titles) - 0.5, -0.5)
     axis.margins(x=0.12)
     axis.ticklabel_format(axis="x", useOffset=False)
+    axis.locator_params(axis="x", nbins=6)
     unit = " (%)" if panel.is_share else ""
-    axis.set_title(f"{panel.question}: {panel.title}{unit}", loc="left", fontsize=8.5)
+    named = panel.title.lower().startswith(panel.question)  # "LOST: ..." says it already
+    title = panel.title if named else f"{panel.question}: {panel.title}"
+    axis.set_title(title + unit, loc="left", fontsize=8.5)
     axis.tick_params(labelsize=8)
     if is_leftmost(axis):
         axis.set_yticks(range(len(titles)), list(titles.values()))
