@@ -1,20 +1,21 @@
 """From the start of Python to the first logits of one image: this project against timm.
 
-`python -m benchmarks.cold_start [--rounds N]`: DeiT-III Small with 4 registers, 224 px, weights
-from a checkpoint directory against weights from a .pth file; ours with the compiled program on
-disk, as a second start finds it, and without.
+DeiT-III Small with 4 registers, 224 px, weights from a checkpoint directory against weights from a
+.pth file; ours with the compiled program on disk, as a second start finds it, and without.
 """
 
 import argparse
 import functools
-import importlib.metadata
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from benchmarks.race import Step, race, table, write
+from benchmarks.inference import REGISTERS
+from benchmarks.pytorch import finish, timm_model, torch_device
+from benchmarks.race import Step, race, table
 
 OURS = "ours, second start"
 
@@ -33,22 +34,18 @@ def first_logits(checkpoint: Path) -> None:
 
 def first_logits_of_timm(weights: Path) -> None:
     """The same with PyTorch, eager, which starts fastest."""
-    from benchmarks.inference import timm_model
-
-    torch, model = timm_model(compiled=False)
+    torch, model = timm_model(REGISTERS)
     model.load_state_dict(torch.load(weights, weights_only=True))
     with torch.inference_mode():
-        model(torch.zeros(1, 3, 224, 224))
+        model(torch.zeros(1, 3, 224, 224, device=torch_device()))
+    finish(torch)
 
 
 def write_weights(folder: Path) -> tuple[Path, Path]:
     """The same random weights, as ours and as timm's."""
-    import torch
-
-    from benchmarks.inference import timm_model
     from convert.importing import import_checkpoint
 
-    _, model = timm_model(compiled=False)
+    torch, model = timm_model(REGISTERS)
     theirs, ours = folder / "timm.pth", folder / "ours"
     torch.save(model.state_dict(), theirs)
     import_checkpoint(theirs, ours)
@@ -65,31 +62,27 @@ def start(arguments: list[str], cache: Path | None = None) -> Step:
     return lambda: subprocess.run(command, check=True, capture_output=True, env=environment)
 
 
-def main() -> None:
-    """Measures, prints a table and keeps the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--ours", type=Path)
-    parser.add_argument("--timm", type=Path)
-    options = parser.parse_args()
-    if options.ours:
-        first_logits(options.ours)
-        return
-    if options.timm:
-        first_logits_of_timm(options.timm)
-        return
+def measure(rounds: int) -> list[dict[str, Any]]:
+    """Runs the race, prints its table and returns its figures."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ours, theirs = write_weights(folder)
-        mine = ["--ours", str(ours)]
+        mine = ["ours", str(ours)]
         rivals = {
             OURS: functools.partial(start, mine, folder / "cache"),
             "ours, first start": functools.partial(start, mine),
-            "timm eager": functools.partial(start, ["--timm", str(theirs)]),
+            "timm eager": functools.partial(start, ["timm", str(theirs)]),
         }
-        results = [table("Cold start", 1, race(rivals, options.rounds), OURS)]
-    packages = ("jax", "torch", "timm", "numpy")
-    write("cold_start", results, {name: importlib.metadata.version(name) for name in packages})
+        return [table("Cold start", 1, race(rivals, rounds), OURS)]
+
+
+def main() -> None:
+    """A rival's process."""
+    parser = argparse.ArgumentParser(description="Computes the logits of one image.")
+    parser.add_argument("rival", choices=("ours", "timm"))
+    parser.add_argument("weights", type=Path)
+    options = parser.parse_args()
+    {"ours": first_logits, "timm": first_logits_of_timm}[options.rival](options.weights)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,29 @@
 """Converting a file of DeiT-III Small: this project against torch.load, NumPy and Orbax.
 
-`python -m benchmarks.conversion [--rounds N]`: the whole command, from the start of Python to a
-checkpoint directory on disk; 88 MB of random weights with 4 registers, as the study saved them.
+The whole command, from the start of Python to a checkpoint directory on disk; 88 MB of random
+weights with 4 registers, as the study saved them.
 """
 
 import argparse
 import functools
-import importlib.metadata
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from benchmarks.race import Step, race, table, write
+from benchmarks.inference import REGISTERS
+from benchmarks.pytorch import timm_model
+from benchmarks.race import Step, race, table
 
-OURS = "regvit-convert"
+OURS = "ours"
 WITH_TORCH = "torch.load + Orbax"
 
 
 def write_study_file(path: Path) -> None:
     """A file as the study's training wrote it, without the optimiser."""
-    import torch
-
-    from benchmarks.inference import timm_model
-
-    _, model = timm_model(compiled=False)
+    torch, model = timm_model(REGISTERS)
     names = {"ls1.gamma": "gamma_1", "ls2.gamma": "gamma_2", "reg_token": "reg_tokens"}
     state = {}
     for name, tensor in model.state_dict().items():
@@ -68,29 +66,28 @@ def start(command: list[str], target: Path) -> Step:
     return step
 
 
-def main() -> None:
-    """Measures, prints a table and keeps the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--with-torch", nargs=2, type=Path, metavar=("SRC", "DST"))
-    options = parser.parse_args()
-    if options.with_torch:
-        convert_with_torch(*options.with_torch)
-        return
+def measure(rounds: int) -> list[dict[str, Any]]:
+    """Runs the race, prints its table and returns its figures."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source, ours, theirs = folder / "study.pth", folder / "ours", folder / "theirs"
         write_study_file(source)
         program = str(Path(sys.executable).parent / "regvit-convert")
-        python = [sys.executable, "-m", "benchmarks.conversion", "--with-torch"]
+        python = [sys.executable, "-m", "benchmarks.conversion"]
         rivals = {
             OURS: functools.partial(start, [program, "import", str(source), str(ours)], ours),
             WITH_TORCH: functools.partial(start, [*python, str(source), str(theirs)], theirs),
         }
-        timings = race(rivals, options.rounds)
-        results = [table("conversion of 88 MB", 1, timings, OURS)]
-    packages = ("jax", "orbax-checkpoint", "torch", "numpy")
-    write("conversion", results, {name: importlib.metadata.version(name) for name in packages})
+        return [table("Conversion of 88 MB", 1, race(rivals, rounds), OURS)]
+
+
+def main() -> None:
+    """The rival's process."""
+    parser = argparse.ArgumentParser(description="Converts with torch.load and Orbax.")
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    options = parser.parse_args()
+    convert_with_torch(options.source, options.target)
 
 
 if __name__ == "__main__":

@@ -1,65 +1,52 @@
 """Inference, token norms and norms of JPEG files: this project against timm on PyTorch.
 
-`python -m benchmarks.inference [--rounds N] [--compile]`: DeiT-III Small with 4 registers, batch
-32, 224 px, float32.
+DeiT-III Small with 4 registers, 224 px; a batch of 32 and float32 on a CPU, of 256 and TF32 or
+bfloat16 on a GPU.
 """
 
-import argparse
+import contextlib
 import functools
-import importlib.metadata
-import warnings
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.race import SetUp, Step, race, table, write
+from benchmarks.machine import device
+from benchmarks.pytorch import MEAN, STD, finish, normalised, timm_model, torch_device
+from benchmarks.race import SetUp, Step, race, table
 
-BATCH, SIZE, REGISTERS = 32, 224, 4
-DEFAULT_PHOTOGRAPHS = Path(__file__).parents[2] / "shared/data/imagenette2-224/val"
+SIZE, REGISTERS = 224, 4
+OURS = "ours"
 
 
-def pixels(batch: int = BATCH) -> np.ndarray:
+def batch_size() -> int:
+    """Enough images to fill the device."""
+    return 256 if device() == "gpu" else 32
+
+
+def pixels() -> np.ndarray:
     """The images of one step, before normalisation."""
-    return np.random.default_rng(0).integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8)
+    shape = (batch_size(), SIZE, SIZE, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
 # --- PyTorch -----------------------------------------------------------------------------------
 
 
-def timm_model(compiled: bool):
-    """Torch, and timm's model on all cores."""
-    import os
-
-    import torch
-
-    for operator in ("nms", "qnms"):  # a CPU-only torch lacks torchvision's operators
-        if not hasattr(torch.ops.torchvision, operator):
-            signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            torch.library.define(f"torchvision::{operator}", signature)
-    warnings.simplefilter("ignore")
-    import timm
-
-    torch.set_num_threads(os.cpu_count() or 1)
-    model = timm.create_model("deit3_small_patch16_224", reg_tokens=REGISTERS).eval()
-    return torch, (torch.compile(model) if compiled else model)
-
-
-def torch_images(torch):
-    """The same pixels as ours, normalised, channels first."""
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-    return (torch.from_numpy(pixels()).permute(0, 3, 1, 2) / 255 - mean) / std
-
-
-def timm_logits(compiled: bool) -> Step:
+def timm_logits(compiled: bool, dtype: str = "float32") -> Step:
     """Plain inference, eager or by `torch.compile`."""
-    torch, model = timm_model(compiled)
-    images = torch_images(torch).contiguous()
+    torch, model = timm_model(REGISTERS, compiled)
+    images = normalised(torch, pixels()).contiguous()
+    types: Any = contextlib.nullcontext()
+    if dtype == "bfloat16":
+        types = torch.autocast(torch_device(), dtype=torch.bfloat16)
 
     def step():
-        with torch.inference_mode():
-            return model(images)
+        with torch.inference_mode(), types:
+            model(images)
+        finish(torch)
 
     return step
 
@@ -75,14 +62,14 @@ def norms_by_hooks(model):
 
 def timm_norms() -> Step:
     """Norms of all tokens after every block, by hooks."""
-    torch, model = timm_model(compiled=False)
-    found, images = norms_by_hooks(model), torch_images(torch).contiguous()
+    torch, model = timm_model(REGISTERS)
+    found, images = norms_by_hooks(model), normalised(torch, pixels()).contiguous()
 
     def step():
         found.clear()
         with torch.inference_mode():
             model(images)
-        return torch.stack(found, 1).numpy()
+        return torch.stack(found, 1).cpu().numpy()
 
     return step
 
@@ -99,7 +86,7 @@ class TorchPhotographs:
                 transforms.Resize(SIZE, transforms.InterpolationMode.BICUBIC),
                 transforms.CenterCrop(SIZE),
                 transforms.ToTensor(),
-                transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+                transforms.Normalize(MEAN, STD),
             ]
         )
 
@@ -112,14 +99,13 @@ class TorchPhotographs:
 
 
 def timm_photograph_norms(files: list[Path]) -> Step:
-    """Norms of JPEG files, decoded by a DataLoader with two workers."""
-    torch, model = timm_model(compiled=False)
+    """Norms of JPEG files, decoded by a DataLoader with a worker for each core."""
+    torch, model = timm_model(REGISTERS)
     found = norms_by_hooks(model)
-    data = TorchPhotographs(files)
     loader = torch.utils.data.DataLoader(
-        data,
-        batch_size=BATCH,
-        num_workers=2,
+        TorchPhotographs(files),
+        batch_size=batch_size(),
+        num_workers=os.cpu_count() or 1,
         persistent_workers=True,
         multiprocessing_context="fork",  # a spawned worker cannot import torchvision here
     )
@@ -129,9 +115,9 @@ def timm_photograph_norms(files: list[Path]) -> Step:
         with torch.inference_mode():
             for images in loader:
                 found.clear()
-                model(images)
+                model(images.to(torch_device()))
                 norms.append(torch.stack(found, 1))
-        return torch.cat(norms).numpy()
+        return torch.cat(norms).cpu().numpy()
 
     return step
 
@@ -139,24 +125,24 @@ def timm_photograph_norms(files: list[Path]) -> Step:
 # --- ours --------------------------------------------------------------------------------------
 
 
-def our_model():
+def our_model(dtype: str = "float32"):
     """DeiT-III Small with registers, and random weights."""
     import jax
 
     from regvit_jax import DeiT3, ViTConfig
     from regvit_jax.model import init_params
 
-    model = DeiT3(ViTConfig(num_registers=REGISTERS))
+    model = DeiT3(ViTConfig(num_registers=REGISTERS), dtype=dtype)
     return model, init_params(model, jax.random.key(0))
 
 
-def our_logits() -> Step:
+def our_logits(dtype: str = "float32") -> Step:
     """Plain inference: the compiled model, as any user calls it."""
     import jax
 
     from regvit_jax.preprocess import Preprocess
 
-    model, params = our_model()
+    model, params = our_model(dtype)
     images = Preprocess().normalise(pixels())
     forward = jax.jit(lambda params, images: model.apply({"params": params}, images))
     return lambda: forward(params, images).block_until_ready()
@@ -185,7 +171,7 @@ def our_norms() -> Step:
         return map_chunks(
             lambda chunk: token_norms(model.apply({"params": params}, chunk, method="trace"), None),
             images,
-            chunk_size(BATCH, model.layout(images.shape).num_tokens),
+            chunk_size(batch_size(), model.layout(images.shape).num_tokens),
         )
 
     return lambda: np.asarray(norms(params, images))
@@ -200,49 +186,40 @@ def our_photograph_norms(files: list[Path]) -> Step:
     model, params = our_model()
     names = tuple(path.name for path in files)
     source = FolderSource(files[0].parent, names, ())
-    batches = Batches(source, Preprocess(), BATCH)
-    extractor = Extractor(model, params, batches.preprocess, BATCH, token_norms)
+    batches = Batches(source, Preprocess(), batch_size())
+    extractor = Extractor(model, params, batches.preprocess, batch_size(), token_norms)
     return lambda: np.concatenate([norms for _, norms in extractor(batches)])
 
 
 # --- the races ---------------------------------------------------------------------------------
 
 
-def photographs(folder: Path, count: int) -> list[Path]:
+def photographs(folder: Path, count: int = 128) -> list[Path]:
     """The photographs of one class, in order."""
     files = sorted(folder.rglob("*.JPEG"))
     return [path for path in files if path.parent == files[0].parent][:count]
 
 
-def main() -> None:
-    """Runs the races, prints their tables and keeps the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--photographs", type=Path, default=DEFAULT_PHOTOGRAPHS)
-    parser.add_argument("--num-photographs", type=int, default=128)
-    options = parser.parse_args()
-    ours = "ours"
-    logits: dict[str, SetUp] = {
-        "timm eager": functools.partial(timm_logits, False),
-        "timm torch.compile": functools.partial(timm_logits, True),
-        ours: our_logits,
-    }
-    results = [table("Inference", BATCH, race(logits, options.rounds), ours)]
-    norms: dict[str, SetUp] = {"timm eager, hooks": timm_norms, ours: our_norms}
-    results.append(table("Token norms", BATCH, race(norms, options.rounds), ours))
-    if files := photographs(options.photographs, options.num_photographs):
+def measure(rounds: int, folder: Path) -> list[dict[str, Any]]:
+    """Runs the races, prints their tables and returns their figures."""
+    results = []
+    for dtype in ("float32", "bfloat16") if device() == "gpu" else ("float32",):
+        logits: dict[str, SetUp] = {
+            "timm eager": functools.partial(timm_logits, False, dtype),
+            "timm torch.compile": functools.partial(timm_logits, True, dtype),
+            OURS: functools.partial(our_logits, dtype),
+        }
+        job = "Inference" if dtype == "float32" else f"Inference, {dtype}"
+        results.append(table(job, batch_size(), race(logits, rounds), OURS))
+    norms: dict[str, SetUp] = {"timm eager, hooks": timm_norms, OURS: our_norms}
+    results.append(table("Token norms", batch_size(), race(norms, rounds), OURS))
+    if files := photographs(folder):
         files_race: dict[str, SetUp] = {
             "timm, DataLoader": functools.partial(timm_photograph_norms, files),
-            ours: functools.partial(our_photograph_norms, files),
+            OURS: functools.partial(our_photograph_norms, files),
         }
-        timings = race(files_race, max(3, options.rounds // 3))
-        results.append(table("Token norms of JPEG files", len(files), timings, ours))
+        timings = race(files_race, rounds)
+        results.append(table("Token norms of JPEG files", len(files), timings, OURS))
     else:
-        print(f"\nNo photographs in {options.photographs}: norms of JPEG files not measured.")
-    names = ("jax", "flax", "numpy", "torch", "timm", "pillow")
-    path = write("inference", results, {name: importlib.metadata.version(name) for name in names})
-    print(f"\nKept in {path.relative_to(Path.cwd())}")
-
-
-if __name__ == "__main__":
-    main()
+        print(f"\nNo photographs (*.JPEG) in {folder}: norms of JPEG files not measured.")
+    return results

@@ -1,27 +1,23 @@
 """Photographs to training images: this project's input against torchvision's with a DataLoader.
 
-`python -m benchmarks.input [--rounds N] [--photographs FOLDER]`: decode, random resized crop to
-224 px, flip, 3-Augment, colour jitter 0.3, normalise; batches of 50 on all cores. What we compute
-on the device counts, and on a CPU runs on the same cores.
+Decode, random resized crop to 224 px, flip, 3-Augment, colour jitter 0.3, normalise; batches of 50
+on all cores. What we compute on the device counts, and on a CPU runs on the same cores.
 """
 
-import argparse
 import functools
-import importlib.metadata
 import os
 import random
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image, ImageFilter, ImageOps
 
-from benchmarks.inference import timm_model
-from benchmarks.race import SetUp, Step, race, table, write
+from benchmarks.pytorch import MEAN, STD, start_torch
+from benchmarks.race import SetUp, Step, race, table
 
 BATCH, SIZE, JITTER = 50, 224, 0.3
 IMAGES = 400
-DEFAULT_PHOTOGRAPHS = Path(__file__).parents[2] / "shared/data/voc-sample"
 
 
 # --- torchvision -------------------------------------------------------------------------------
@@ -55,7 +51,7 @@ class TorchPhotographs:
                 OneOfThree(),
                 transforms.ColorJitter(JITTER, JITTER, JITTER),
                 transforms.ToTensor(),
-                transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+                transforms.Normalize(MEAN, STD),
             ]
         )
 
@@ -69,7 +65,7 @@ class TorchPhotographs:
 
 def torchvision_input(files: list[Path]) -> Step:
     """torchvision, with one worker a core."""
-    torch, _ = timm_model(compiled=False)
+    torch = start_torch()
     loader = torch.utils.data.DataLoader(
         TorchPhotographs(files),
         batch_size=BATCH,
@@ -143,33 +139,23 @@ def enlarged(files: list[Path], folder: Path, times: int) -> list[Path]:
     return [folder / file.name for file in files]
 
 
-def main() -> None:
-    """Runs the races, prints their tables and keeps the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--photographs", type=Path, default=DEFAULT_PHOTOGRAPHS)
-    options = parser.parse_args()
-    files = sorted(options.photographs.rglob("*.jpg"))
+def measure(rounds: int, folder: Path) -> list[dict[str, Any]]:
+    """Runs the races, prints their tables and returns their figures."""
+    files, results = sorted(folder.rglob("*.jpg")), []
     if not files:
-        parser.error(f"no photographs (*.jpg) in {options.photographs}")
-    results = []
-    with tempfile.TemporaryDirectory() as folder:
-        larger = enlarged(files, Path(folder), 2)
+        print(f"\nNo photographs (*.jpg) in {folder}: input not measured.")
+        return []
+    with tempfile.TemporaryDirectory() as name:
+        larger = enlarged(files, Path(name), 2)
         for job, photographs in (("as they are", files), ("twice as wide and high", larger)):
             rivals: dict[str, SetUp] = {
                 "torchvision, DataLoader": functools.partial(torchvision_input, photographs),
                 "ours, pillow": functools.partial(our_input, photographs, "pillow"),
                 "ours, opencv": functools.partial(our_input, photographs, "opencv"),
             }
-            timings = race(rivals, options.rounds)
+            timings = race(rivals, rounds)
             results += [
                 table(f"Input, photographs {job}", IMAGES, timings, ours)
                 for ours in ("ours, pillow", "ours, opencv")
             ]
-    names = ("jax", "numpy", "torch", "torchvision", "pillow", "opencv-python-headless")
-    path = write("input", results, {name: importlib.metadata.version(name) for name in names})
-    print(f"\nKept in {path.relative_to(Path.cwd())}")
-
-
-if __name__ == "__main__":
-    main()
+    return results

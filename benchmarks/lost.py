@@ -1,25 +1,23 @@
-"""LOST without and with the network: this project against plain PyTorch on the CPU.
+"""LOST without and with the network: this project against plain PyTorch.
 
-`python -m benchmarks.lost [--rounds N] [--voc FOLDER]`: feature maps of 384 channels, float32, and
-photographs of a VOC root through DeiT-III Small with 4 registers at 224 px.
+Feature maps of 384 channels, float32, and photographs of a VOC root through DeiT-III Small with 4
+registers at 224 px. SciPy's connected components run on the CPU in either case, as is usual.
 """
 
-import argparse
 import functools
-import importlib.metadata
-import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.inference import REGISTERS, our_model, timm_model
-from benchmarks.race import SetUp, Step, race, table, write
+from benchmarks.inference import OURS, REGISTERS, our_model
+from benchmarks.pytorch import MEAN, STD, start_torch, timm_model, torch_device
+from benchmarks.race import SetUp, Step, race, table
 
 DIM = 384
 MAPS = {(14, 14): 64, (28, 37): 8, (60, 60): 2}
 """Grids, and how many feature maps of each make a step."""
-DEFAULT_VOC = Path(__file__).parents[2] / "shared/data/voc-sample"
-NUM_LONELY = 100
+NUM_LONELY, NUM_PHOTOGRAPHS = 100, 64
 
 
 def feature_maps(grid: tuple[int, int], count: int) -> np.ndarray:
@@ -48,7 +46,7 @@ def torch_lost(features, grid: tuple[int, int]) -> list[int]:
     order = torch.argsort((links > 0).sum(dim=1), stable=True)
     seed, lonely = order[0], order[:NUM_LONELY]
     similar = lonely[gram[seed, lonely] > 0]
-    mask = (gram[similar].sum(dim=0) > 0).reshape(grid).numpy()
+    mask = (gram[similar].sum(dim=0) > 0).reshape(grid).cpu().numpy()
     pieces, _ = scipy.ndimage.label(mask)
     row, col = divmod(int(seed), grid[1])
     rows, cols = np.where(pieces == pieces[row, col])
@@ -57,10 +55,7 @@ def torch_lost(features, grid: tuple[int, int]) -> list[int]:
 
 def torch_maps(grid: tuple[int, int], count: int) -> Step:
     """One map after the other."""
-    import torch
-
-    torch.set_num_threads(os.cpu_count() or 1)
-    maps = torch.from_numpy(feature_maps(grid, count))
+    maps = start_torch().from_numpy(feature_maps(grid, count)).to(torch_device())
     return lambda: [torch_lost(features, grid) for features in maps]
 
 
@@ -69,7 +64,7 @@ def torch_photographs(files: list[Path]) -> Step:
 
     The second pass is for values of the last block, with gradients switched on.
     """
-    torch, model = timm_model(compiled=False)
+    torch, model = timm_model(REGISTERS)
     from PIL import Image
     from torchvision import transforms
 
@@ -78,7 +73,7 @@ def torch_photographs(files: list[Path]) -> Step:
             transforms.Resize(224),
             transforms.CenterCrop(224),
             transforms.ToTensor(),
-            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+            transforms.Normalize(MEAN, STD),
         ]
     )
     found: list = []
@@ -86,7 +81,7 @@ def torch_photographs(files: list[Path]) -> Step:
 
     def read(path: Path):
         with Image.open(path) as image:
-            return prepare(image.convert("RGB"))[None]
+            return prepare(image.convert("RGB"))[None].to(torch_device())
 
     def one(path: Path):
         with torch.inference_mode():
@@ -140,34 +135,22 @@ def our_photographs(files: list[Path]) -> Step:
     return step
 
 
-def main() -> None:
-    """Runs the races, prints their tables and keeps the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--voc", type=Path, default=DEFAULT_VOC)
-    parser.add_argument("--num-photographs", type=int, default=64)
-    options = parser.parse_args()
-    ours, results = "ours", []
+def measure(rounds: int, voc: Path) -> list[dict[str, Any]]:
+    """Runs the races, prints their tables and returns their figures."""
+    results = []
     for grid, count in MAPS.items():
         rivals: dict[str, SetUp] = {
             "PyTorch": functools.partial(torch_maps, grid, count),
-            ours: functools.partial(our_maps, grid, count),
+            OURS: functools.partial(our_maps, grid, count),
         }
         job = f"LOST without the network, {grid[0]} x {grid[1]} patches"
-        results.append(table(job, count, race(rivals, options.rounds), ours))
-    if files := sorted(options.voc.rglob("JPEGImages/*.jpg"))[: options.num_photographs]:
+        results.append(table(job, count, race(rivals, rounds), OURS))
+    if files := sorted(voc.rglob("JPEGImages/*.jpg"))[:NUM_PHOTOGRAPHS]:
         loops: dict[str, SetUp] = {
             "PyTorch, study's loop": functools.partial(torch_photographs, files),
-            ours: functools.partial(our_photographs, files),
+            OURS: functools.partial(our_photographs, files),
         }
-        timings = race(loops, max(3, options.rounds // 3))
-        results.append(table("LOST of JPEG files, 224 px", len(files), timings, ours))
+        results.append(table("LOST of JPEG files, 224 px", len(files), race(loops, rounds), OURS))
     else:
-        print(f"\nNo photographs in {options.voc}: LOST with the network not measured.")
-    names = ("jax", "flax", "numpy", "scipy", "torch", "timm", "pillow")
-    path = write("lost", results, {name: importlib.metadata.version(name) for name in names})
-    print(f"\nKept in {path.relative_to(Path.cwd())}")
-
-
-if __name__ == "__main__":
-    main()
+        print(f"\nNo photographs in {voc}: LOST with the network not measured.")
+    return results

@@ -1,20 +1,15 @@
 """How fast are rivals at the same job, when they compute strictly in turn on one machine?"""
 
 import dataclasses
-import datetime
-import json
+import math
 import multiprocessing
-import os
-import platform
-import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.machine import peak_mb
 
 Step = Callable[[], object]
 SetUp = Callable[[], Step]
@@ -30,7 +25,7 @@ class Timing:
     set_up_seconds: float = 0.0
     """Until the first result: imports, weights, compilation."""
     peak_mb: float = 0.0
-    """Largest memory of its process and of the processes it started, in MiB."""
+    """Largest memory, in MiB, as `machine.peak_mb` counts it."""
 
     @property
     def median(self) -> float:
@@ -83,8 +78,20 @@ def _compete(set_up: SetUp, pipe: Connection) -> None:
         start = time.perf_counter()
         step()
         pipe.send(time.perf_counter() - start)
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    pipe.send(sum(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024)
+    pipe.send(peak_mb())
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """An interval of at least 95 % for a median, from the values in order; all of them if under 6.
+
+    Reference: the sign test; the number of values below the median is binomial with 1/2.
+    """
+    ordered, n = sorted(values), len(values)
+    left_out, tail = 0, 0.0
+    while (tail := tail + math.comb(n, left_out) / 2**n) <= 0.025:
+        left_out += 1
+    first = max(left_out - 1, 0)
+    return ordered[first], ordered[n - 1 - first]
 
 
 def table(job: str, images: int, timings: Mapping[str, Timing], ours: str) -> dict[str, Any]:
@@ -97,7 +104,8 @@ def table(job: str, images: int, timings: Mapping[str, Timing], ours: str) -> di
       ours: Whose speed the ratios are of; above 1, it is the fastest.
     """
     rows = {}
-    print(f"\n{job} ({images} images a step, {len(timings[ours].seconds)} rounds)")
+    rounds = len(timings[ours].seconds)
+    print(f"\n{job} ({images} images a step, {rounds} rounds)")
     print(f"{'':24}{'median s':>10}{'images/s':>10}{'ours x':>8}{'set-up s':>10}{'peak MiB':>10}")
     for name, timing in timings.items():
         paired = [
@@ -109,37 +117,13 @@ def table(job: str, images: int, timings: Mapping[str, Timing], ours: str) -> di
             "median_seconds": timing.median,
             "images_per_second": images / timing.median,
             "ours_is_x_times_as_fast": statistics.median(paired),
+            "interval": median_interval(paired),
             "set_up_seconds": timing.set_up_seconds,
             "peak_mb": timing.peak_mb,
         }
         print(
             f"{name:24}{timing.median:10.3f}{images / timing.median:10.2f}"
-            f"{statistics.median(paired):8.2f}{timing.set_up_seconds:10.1f}{timing.peak_mb:10.0f}"
+            f"{statistics.median(paired):8.2f}{timing.set_up_seconds:10.1f}{timing.peak_mb:10.0f}",
+            flush=True,
         )
-    return {"job": job, "images": images, "rivals": rows}
-
-
-def write(name: str, results: list[dict[str, Any]], versions: Mapping[str, str]) -> Path:
-    """Keeps the figures of a run in `benchmarks/results/`."""
-    machine = f"{platform.machine()}-{os.cpu_count()}cores"
-    path = RESULTS / f"{datetime.date.today().isoformat()}-{name}-{machine}.json"
-    path.parent.mkdir(exist_ok=True)
-    content = {
-        "date": datetime.date.today().isoformat(),
-        "machine": machine,
-        "processor": _processor(),
-        "versions": dict(versions),
-        "results": results,
-    }
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    return path
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return platform.processor()
-    lines = info.read_text().splitlines()
-    name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "unknown")
-    wide = any("avx512f" in line for line in lines if line.startswith("flags"))
-    return f"{name}, {'AVX-512' if wide else 'no AVX-512'}"
+    return {"job": job, "images": images, "rounds": rounds, "ours": ours, "rivals": rows}

@@ -1,20 +1,21 @@
 """What do registers, pixels, images and devices cost? This project against itself.
 
-`python -m benchmarks.scaling [--rounds N]`: inference of DeiT-III Small, float32, batch 8, against
-the number of registers and the image's side; norms of 250 to 1,000 embedded images with the demo's
-model; a training step of the demo's model on 1 and 2 virtual devices of a CPU.
+Inference of DeiT-III Small, float32, batch 8, against the number of registers and the image's side;
+norms of 250 to 1,000 embedded images with the demo's model; a training step of the demo's model on
+1 and 2 virtual devices of a CPU.
 """
 
-import argparse
 import functools
-import importlib.metadata
 import os
+from typing import Any
 
 import numpy as np
 
-from benchmarks.race import SetUp, Step, race, table, write
+from benchmarks.machine import device
+from benchmarks.race import SetUp, Step, race, table
+from train.presets import DEMO
 
-BATCH = 8
+BATCH, NUM_STEPS = 8, 10
 
 
 def inference(num_registers: int = 4, size: int = 224) -> Step:
@@ -43,7 +44,6 @@ def norms(num_images: int) -> Step:
     from regvit_jax.data import Batches, open_source
     from regvit_jax.model import init_params
     from regvit_jax.preprocess import Preprocess
-    from train.presets import DEMO
 
     model = DeiT3(DEMO.model)
     params = init_params(model, jax.random.key(0))
@@ -69,7 +69,6 @@ def training(num_devices: int) -> Step:
     from regvit_jax.model import init_params
     from regvit_jax.preprocess import Preprocess
     from train.optim import make_optimizer
-    from train.presets import DEMO
     from train.step import TrainBatch, first_state, make_train_step
 
     network, optimizer = DeiT3(DEMO.model), make_optimizer(DEMO.optim, lambda _: 1e-3)
@@ -83,18 +82,15 @@ def training(num_devices: int) -> Step:
 
     def step() -> None:
         nonlocal state
-        for _ in range(10):
+        for _ in range(NUM_STEPS):
             state, metrics = take(state, batch)
         float(metrics.loss)
 
     return step
 
 
-def main() -> None:
-    """Measures, prints tables and keeps the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+def measure(rounds: int) -> list[dict[str, Any]]:
+    """Runs the races, prints their tables and returns their figures."""
     jobs: dict[str, tuple[int, dict[str, SetUp]]] = {
         "Inference, registers": (
             BATCH,
@@ -102,22 +98,19 @@ def main() -> None:
         ),
         "Inference, image size": (
             BATCH,
-            {f"{s} px": functools.partial(inference, 4, s) for s in (224, 384)},
+            {f"{s} px": functools.partial(inference, 4, s) for s in (224, 384, 512)},
         ),
         "Norms, number of images": (
             1,
             {f"{n} images": functools.partial(norms, n) for n in (250, 500, 1000)},
         ),
-        "Ten training steps, virtual devices": (
-            320,
-            {f"{n} devices": functools.partial(training, n) for n in (1, 2)},
-        ),
     }
-    results = []
-    for job, (images, rivals) in jobs.items():
-        results.append(table(job, images, race(rivals, options.rounds), next(iter(rivals))))
-    write("scaling", results, {name: importlib.metadata.version(name) for name in ("jax", "numpy")})
-
-
-if __name__ == "__main__":
-    main()
+    if device() == "cpu":
+        jobs["Ten training steps, virtual devices"] = (
+            NUM_STEPS * DEMO.data.batch_size,
+            {f"{n} devices": functools.partial(training, n) for n in (1, 2)},
+        )
+    return [
+        table(job, images, race(rivals, rounds), next(iter(rivals)))
+        for job, (images, rivals) in jobs.items()
+    ]

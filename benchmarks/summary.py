@@ -1,51 +1,51 @@
-"""The README's table of speeds, from the newest figures of every benchmark.
+"""The README's tables of speeds, from the newest figures of every job and kind of machine.
 
-`python -m benchmarks.summary` writes it into README.md, between two comments.
+`python -m benchmarks.summary` writes them into README.md, between two comments.
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.race import RESULTS
+from benchmarks.figures import newest
 
 README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- speed: python -m benchmarks.summary -->", "<!-- end of speed -->"
+BEGIN, END = "<!-- speed: python -m benchmarks -->", "<!-- end of speed -->"
 JOBS = ("inference", "training", "input", "lost", "conversion", "cold_start")
 HEAD = (
-    "| job | against | theirs | ours | ours x as fast | memory, ours / theirs |",
+    "| job | against | theirs | ours | ours x as fast (95 %) | memory, ours / theirs |",
     "|---|---|---|---|---|---|",
 )
 
 
-def newest(name: str) -> dict[str, Any] | None:
-    """The last results of a benchmark, of whatever machine."""
-    files = sorted(RESULTS.glob(f"????-??-??-{name}-*.json"))
-    return json.loads(files[-1].read_text()) if files else None
-
-
-def rows(results: dict[str, Any]) -> Iterator[str]:
-    """A line for every job and rival; ours is the one that is once as fast as ours."""
-    for result in results["results"]:
-        rivals = dict(result["rivals"])
-        ours = next(rivals.pop(n) for n, r in result["rivals"].items() if _is_ours(n, r))
-        for name, theirs in rivals.items():
+def rows(figures: Mapping[str, Any]) -> Iterator[str]:
+    """A line for every race of a job and every rival in it."""
+    for result in figures["results"]:
+        ours = result["rivals"][result["ours"]]
+        for name, theirs in result["rivals"].items():
+            if name == result["ours"] or (name.startswith("ours") and result["images"] > 1):
+                continue
+            low, high = theirs["interval"]
+            ratio = f"**{theirs['ours_is_x_times_as_fast']:.2f}** ({low:.2f} to {high:.2f})"
             # Of a process that starts others, the peak counts the starter as well.
             memory = f"{ours['peak_mb'] / theirs['peak_mb']:.2f}" if result["images"] > 1 else ""
+            job = result["job"] + ("" if result["ours"] == "ours" else f"; {result['ours']}")
             yield (
-                f"| {result['job']} | {name} | {_time(theirs, result['images'])} | "
-                f"{_time(ours, result['images'])} | {theirs['ours_is_x_times_as_fast']:.2f} | "
-                f"{memory} |"
+                f"| {job} | {name} | {_time(theirs, result['images'])} | "
+                f"{_time(ours, result['images'])} | {ratio} | {memory} |"
             )
 
 
 def block() -> str:
-    """All tables that there are figures for."""
-    found = [results for name in JOBS if (results := newest(name))]
-    machines = sorted({f"{r['machine']}, {r['processor']}, {r['date']}" for r in found})
-    lines = [line for results in found for line in rows(results)]
-    return "\n".join([BEGIN, *HEAD, *lines, "", f"Machine: {'; '.join(machines)}.", END])
+    """The tables of all machines, between the comments."""
+    lines = [BEGIN]
+    for kind, jobs in newest().items():
+        measured = [jobs[job] for job in JOBS if job in jobs]
+        dates = sorted({figures["date"] for figures in measured})
+        processor = measured[-1]["machine"]["processor"]
+        lines += [*HEAD, *(line for figures in measured for line in rows(figures)), ""]
+        lines += [f"{kind}: {processor}; {', '.join(dates)}.", ""]
+    return "\n".join([*lines[:-1], END])
 
 
 def replaced(text: str, new: str) -> str:
@@ -56,15 +56,13 @@ def replaced(text: str, new: str) -> str:
 
 def main() -> None:
     """Rewrites the README."""
-    README.write_text(replaced(README.read_text(), block()))
+    new = block()
+    print(f"\n{new}\n")
+    README.write_text(replaced(README.read_text(), new))
     print(f"{README} is up to date.")
 
 
-def _is_ours(name: str, rival: dict[str, Any]) -> bool:
-    return rival["ours_is_x_times_as_fast"] == 1.0 and name.startswith(("ours", "regvit"))
-
-
-def _time(rival: dict[str, Any], images: int) -> str:
+def _time(rival: Mapping[str, Any], images: int) -> str:
     if images == 1:
         return f"{rival['median_seconds']:.2f} s"
     return f"{rival['images_per_second']:.2f} images/s"

@@ -1,21 +1,21 @@
 """One training step, forward to update: this project against timm on PyTorch.
 
-`python -m benchmarks.training [--rounds N] [--compile]`: DeiT-III Small with 4 registers, batch 16,
-LAMB, and Tiny with 4 registers, batch 32, AdamW; 224 px, float32, binary cross-entropy.
+DeiT-III Small with 4 registers and LAMB, Tiny with 4 registers and AdamW; 224 px, binary
+cross-entropy. Float32 on a CPU; TF32 and bfloat16 on a GPU, where `torch.compile` races too.
 """
 
-import argparse
+import contextlib
 import dataclasses
 import functools
-import importlib.metadata
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from benchmarks.inference import timm_model
-from benchmarks.race import SetUp, Step, race, table, write
+from benchmarks.machine import device
+from benchmarks.pytorch import normalised, start_torch, torch_device
+from benchmarks.race import SetUp, Step, race, table
 
-OURS = "regvit_jax"
+OURS = "ours"
 SIZE, REGISTERS, NUM_CLASSES = 224, 4, 1000
 RATE, DECAY = 4e-3, 0.05
 
@@ -26,13 +26,18 @@ class Job(NamedTuple):
     variant: str
     batch_size: int
     optimizer: Literal["lamb", "adamw"]
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
     @property
     def title(self) -> str:
-        return f"training step, {self.variant} + {REGISTERS} registers, {self.optimizer}"
+        words = [f"Training step, {self.variant} + {REGISTERS} registers, {self.optimizer}"]
+        return ", ".join(words + [self.dtype] * (self.dtype != "float32"))
 
 
-JOBS = (Job("small", 16, "lamb"), Job("tiny", 32, "adamw"))
+JOBS: dict[str, tuple[Job, ...]] = {
+    "cpu": (Job("small", 16, "lamb"), Job("tiny", 32, "adamw")),
+    "gpu": (Job("small", 256, "lamb"), Job("small", 256, "lamb", "bfloat16")),
+}
 
 
 def batch_of(job: Job) -> tuple[np.ndarray, np.ndarray]:
@@ -44,7 +49,7 @@ def batch_of(job: Job) -> tuple[np.ndarray, np.ndarray]:
 
 def torch_step(job: Job, compiled: bool) -> Step:
     """Timm's model; timm's LAMB, or torch's AdamW."""
-    torch, _ = timm_model(compiled=False)
+    torch = start_torch()
     from timm.models.vision_transformer import VisionTransformer
     from timm.optim import create_optimizer_v2
 
@@ -58,26 +63,28 @@ def torch_step(job: Job, compiled: bool) -> Step:
         reg_tokens=REGISTERS,
         no_embed_class=True,
         init_values=1e-4,
-    )
+    ).to(torch_device())
     optimizer = create_optimizer_v2(
         model, opt=job.optimizer, lr=RATE, weight_decay=DECAY, eps=1e-8, betas=(0.9, 0.999)
     )
     model.train()
     forward = torch.compile(model) if compiled else model
     pixels, labels = batch_of(job)
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-    targets = torch.nn.functional.one_hot(torch.from_numpy(labels).long(), NUM_CLASSES).float()
+    classes = torch.from_numpy(labels).long().to(torch_device())
+    targets = torch.nn.functional.one_hot(classes, NUM_CLASSES).float()
+    types: Any = contextlib.nullcontext()
+    if job.dtype == "bfloat16":
+        types = torch.autocast(torch_device(), dtype=torch.bfloat16)
 
     def step() -> float:
-        images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std
-        logits = forward(images)
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+        with types:
+            logits = forward(normalised(torch, pixels))
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        return loss.item()
+        return loss.item()  # after all that was queued before, the update too
 
     return step
 
@@ -99,7 +106,7 @@ def our_step(job: Job) -> Step:
 
     optim = OptimConfig(optimizer=job.optimizer, learning_rate=RATE, weight_decay=DECAY)
     recipe = Recipe(model=model, optim=optim)
-    network, optimizer = DeiT3(model), make_optimizer(optim, lambda _: RATE)
+    network, optimizer = DeiT3(model, job.dtype), make_optimizer(optim, lambda _: RATE)
     take = make_train_step(network, optimizer, recipe, Preprocess())
     state = first_state(init_params(network, jax.random.key(0)), optimizer, recipe)
     batch = TrainBatch(*batch_of(job))
@@ -113,25 +120,15 @@ def our_step(job: Job) -> Step:
     return step
 
 
-def main() -> None:
-    """Measures, prints tables and keeps the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compile", action="store_true", help="also race torch.compile")
-    options = parser.parse_args()
+def measure(rounds: int) -> list[dict[str, Any]]:
+    """Runs the races, prints their tables and returns their figures."""
     results = []
-    for job in JOBS:
+    for job in JOBS[device()]:
         rivals: dict[str, SetUp] = {
             OURS: functools.partial(our_step, job),
             "timm eager": functools.partial(torch_step, job, False),
         }
-        if options.compile:
+        if device() == "gpu":
             rivals["timm torch.compile"] = functools.partial(torch_step, job, True)
-        timings = race(rivals, options.rounds)
-        results.append(table(job.title, job.batch_size, timings, OURS))
-    packages = ("jax", "torch", "timm", "numpy")
-    write("training", results, {name: importlib.metadata.version(name) for name in packages})
-
-
-if __name__ == "__main__":
-    main()
+        results.append(table(job.title, job.batch_size, race(rivals, rounds), OURS))
+    return results

@@ -1,28 +1,82 @@
-"""Does the README say what the benchmarks measured?"""
+"""Are the benchmarks' figures kept, summed up and shown as they were measured?"""
+
+import datetime
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from scipy import stats
 
-from benchmarks import summary
+from benchmarks import figures, machine, summary
+from benchmarks.race import Timing, median_interval, table
 
 
-def test_the_readmes_table_is_that_of_the_newest_figures():
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    root = Path(summary.__file__).parents[1]
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
+def results(images: int = 8) -> list[dict]:
+    timings = {
+        "timm": Timing([4.0, 4.4, 4.2], peak_mb=500.0),
+        "ours": Timing([2.0, 2.0, 2.2], peak_mb=300.0),
+    }
+    return [table("A job", images, timings, "ours")]
+
+
+def test_the_readmes_tables_are_those_of_the_newest_figures():
     text = summary.README.read_text()
     assert summary.replaced(text, summary.block()) == text
 
 
 def test_a_row_says_how_many_times_as_fast_and_how_much_memory():
-    def rival(seconds: float, ratio: float, peak: float) -> dict[str, float]:
-        return {
-            "median_seconds": seconds,
-            "images_per_second": 8 / seconds,
-            "ours_is_x_times_as_fast": ratio,
-            "peak_mb": peak,
-        }
+    found = list(summary.rows({"results": results()}))
+    assert found == [
+        "| A job | timm | 1.90 images/s | 4.00 images/s | **2.00** (1.91 to 2.20) | 0.60 |"
+    ]
+    found = list(summary.rows({"results": results(images=1)}))
+    assert found == ["| A job | timm | 4.20 s | 2.00 s | **2.00** (1.91 to 2.20) |  |"]
 
-    rivals = {"timm": rival(4.0, 2.0, 500.0), "ours": rival(2.0, 1.0, 300.0)}
-    found = list(summary.rows({"results": [{"job": "A job", "images": 8, "rivals": rivals}]}))
-    assert found == ["| A job | timm | 2.00 images/s | 4.00 images/s | 2.00 | 0.60 |"]
-    found = list(summary.rows({"results": [{"job": "A job", "images": 1, "rivals": rivals}]}))
-    assert found == ["| A job | timm | 4.00 s | 2.00 s | 2.00 |  |"]
-    with pytest.raises(StopIteration):
-        next(summary.rows({"results": []}))
+
+@pytest.mark.parametrize("count", [6, 7, 9, 15, 40])
+def test_a_medians_interval_leaves_out_as_much_as_the_binomial_allows(count):
+    low, high = median_interval(list(range(count, 0, -1)))
+    outside = stats.binom.cdf(low - 1, count, 0.5)  # so few values lie under the median
+    assert low + high == count + 1
+    assert outside <= 0.025 < stats.binom.cdf(low, count, 0.5)
+
+
+def test_a_job_measured_again_takes_the_place_of_its_figures_and_leaves_the_others(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+    old = tmp_path / f"2020-01-01-{machine.kind()}.json"
+    jobs = {"lost": {"results": ["old"]}, "input": {"results": ["kept"]}}
+    description = {"kind": machine.kind(), "processor": "", "versions": {}}
+    old.write_text(json.dumps({"date": "2020-01-01", "jobs": jobs, "machine": description}))
+    figures.keep("training", results(), {"rounds": 3})
+    path = figures.keep("lost", results(), {"rounds": 3})
+    assert path.name == f"{datetime.date.today().isoformat()}-{machine.kind()}.json"
+    found = figures.newest()[machine.kind()]
+    assert found["input"]["results"] == ["kept"]
+    assert found["lost"]["date"] == found["training"]["date"] == datetime.date.today().isoformat()
+    assert found["lost"]["configuration"] == {"rounds": 3}
+    assert found["lost"]["results"][0]["rivals"]["timm"]["seconds"] == [4.0, 4.4, 4.2]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [old.name, path.name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["knitting"], "no job knitting; there are inference, training"),
+        (["--rounds", "0"], "--rounds is 0"),
+        (["--device", "tpu"], "invalid choice"),
+    ],
+)
+def test_wrong_arguments_end_with_a_sentence_before_anything_is_measured(arguments, says):
+    ended = run(*arguments)
+    assert ended.returncode == 2
+    assert says in " ".join(ended.stderr.split())
