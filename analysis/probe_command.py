@@ -13,7 +13,7 @@ from analysis.extract import extract
 from analysis.options import ProbeOptions
 from analysis.parts import Parts, open_labelled_parts
 from analysis.plotting import save_figure
-from analysis.plotting_probe import ProbePanel, accuracy_figure, strengths_figure
+from analysis.plotting.probe import ProbePanel, accuracy_figure, strengths_figure
 from analysis.probe import (
     KindResult,
     Outliers,

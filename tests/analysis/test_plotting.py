@@ -6,18 +6,18 @@ import pytest
 from analysis.bootstrap import Bootstrap
 from analysis.norms import NormStore, summarise
 from analysis.plotting import round_up, save_figure
-from analysis.plotting_attention import ShownAttention, heads_figure, maps_figure
-from analysis.plotting_norms import (
+from analysis.plotting.attention import ShownAttention, heads_figure, maps_figure
+from analysis.plotting.norms import (
     NormPanel,
     ShownImage,
     by_layer_figure,
     histogram_figure,
     positions_figure,
 )
-from analysis.plotting_norms import (
+from analysis.plotting.norms import (
     maps_figure as norm_maps_figure,
 )
-from analysis.plotting_training import TrainingCurve, training_figure
+from analysis.plotting.training import TrainingCurve, training_figure
 from regvit_jax.tokens import TokenLayout
 
 

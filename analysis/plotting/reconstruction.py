@@ -20,7 +20,7 @@ from analysis.plotting import (
     show_map,
     styled,
 )
-from analysis.plotting_similarity import DEFINITION_LABELS
+from analysis.plotting.similarity import DEFINITION_LABELS
 from analysis.reconstruction_pictures import ShownReconstruction
 
 PROBE_LABELS = {"linear": "linear probe", "mlp": "MLP probe"}
