@@ -309,7 +309,7 @@ def _write_figures(
             "What each kind of token knows of the class",
             f"Accuracy of classifiers on one frozen token of each image, taken {where} the last "
             "LayerNorm. Bars: 95 % intervals over the validation images; ticks: single draws "
-            "of random patches. Dotted: always answering with the commonest class.",
+            "of random patches. Dotted: always answering with the commonest training class.",
         ),
         FigureFile(
             "probe_strengths",

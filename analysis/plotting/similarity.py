@@ -96,7 +96,7 @@ def medians_figure(panels: Sequence[SimilarityPanel], where: str) -> Figure:
             7.4, 1.75 * len(panels) + 1.0, "Neighbour similarity by definition of an outlier"
         )
         grid = figure.subplots(
-            len(panels), 2, squeeze=False, sharex="col", sharey=True, width_ratios=(1.25, 1)
+            len(panels), 2, squeeze=False, sharex="col", sharey="row", width_ratios=(1.25, 1)
         )
         for (medians, scores), panel in zip(grid, panels, strict=True):
             _draw_medians(medians, panel)
