@@ -28,7 +28,7 @@ from analysis.options import (
 )
 from analysis.parts import open_labelled_parts, open_parts
 from analysis.question import Question, answer_all
-from analysis.report import write_report
+from analysis.report.page import write_report
 from analysis.results import has_results
 from analysis.spool import Spool
 from regvit_jax.checkpoint import resolve

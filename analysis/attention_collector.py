@@ -18,7 +18,7 @@ from analysis.attention import (
 from analysis.attention_rollout import rollout_maps
 from analysis.bootstrap import Bootstrap
 from analysis.options import AttentionOptions
-from analysis.plotting_attention import ShownAttention
+from analysis.plotting.attention import ShownAttention
 from analysis.subjects import Subject
 from regvit_jax.checkpoint import Params
 from regvit_jax.data import Batch

@@ -12,7 +12,7 @@ from analysis.bootstrap import Bootstrap, Estimate
 from analysis.epochs import training_runs
 from analysis.options import AttentionOptions
 from analysis.plotting import Figure, save_figure
-from analysis.plotting_attention import (
+from analysis.plotting.attention import (
     AttentionPanel,
     average_figure,
     by_layer_figure,
@@ -22,7 +22,7 @@ from analysis.plotting_attention import (
     side_by_side_figure,
     similarity_figure,
 )
-from analysis.plotting_epochs import Curves, curves_figure
+from analysis.plotting.epochs import Curves, curves_figure
 from analysis.question import Question, answer
 from analysis.results import FigureFile, ResultFolder, comparison, estimate_columns
 from analysis.subjects import choose_images, choose_shown, images_json, open_subjects

@@ -68,7 +68,7 @@ def _main() -> None:
 def _dispatch(options: Any) -> list[str]:
     """Runs a command; what it answers, line by line. Heavy imports wait until here."""
     if isinstance(options, ReportOptions):
-        from analysis.report import write_report
+        from analysis.report.page import write_report
 
         write_report(options)
         return [f"Report: {options.out}"]

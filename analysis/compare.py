@@ -16,7 +16,7 @@ from analysis.bootstrap import Estimate
 from analysis.headlines import HEADLINES, Headline, find
 from analysis.options import CompareOptions
 from analysis.plotting import save_figure
-from analysis.plotting_compare import NumberPanel, headlines_figure
+from analysis.plotting.compare import NumberPanel, headlines_figure
 from analysis.results import FigureFile, ResultFolder, estimate_columns, read_results
 from regvit_jax.checkpoint import versions
 from regvit_jax.errors import InputError

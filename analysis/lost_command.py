@@ -42,7 +42,7 @@ from analysis.lost_rules import LostRules, settings_of
 from analysis.lost_scores import Scene, overlaps
 from analysis.options import LostOptions
 from analysis.plotting import save_figure
-from analysis.plotting_lost import BoxPanel, boxes_figure, corloc_figure
+from analysis.plotting.lost import BoxPanel, boxes_figure, corloc_figure
 from analysis.results import FigureFile, ResultFolder
 from analysis.subjects import Subject, choose_images, choose_shown, images_json, open_subjects
 from regvit_jax.checkpoint import versions

@@ -20,8 +20,8 @@ from analysis.norms import (
 from analysis.options import NormsOptions
 from analysis.outliers import Verdict, is_tautological
 from analysis.plotting import Figure, save_figure
-from analysis.plotting_epochs import Curves, curves_figure
-from analysis.plotting_norms import (
+from analysis.plotting.epochs import Curves, curves_figure
+from analysis.plotting.norms import (
     NormPanel,
     ShownImage,
     by_layer_figure,

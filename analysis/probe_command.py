@@ -13,7 +13,7 @@ from analysis.extract import extract
 from analysis.options import ProbeOptions
 from analysis.parts import Parts, open_labelled_parts
 from analysis.plotting import save_figure
-from analysis.plotting_probe import ProbePanel, accuracy_figure, strengths_figure
+from analysis.plotting.probe import ProbePanel, accuracy_figure, strengths_figure
 from analysis.probe import (
     KindResult,
     Outliers,
@@ -309,7 +309,7 @@ def _write_figures(
             "What each kind of token knows of the class",
             f"Accuracy of classifiers on one frozen token of each image, taken {where} the last "
             "LayerNorm. Bars: 95 % intervals over the validation images; ticks: single draws "
-            "of random patches. Dotted: always answering with the commonest class.",
+            "of random patches. Dotted: always answering with the commonest training class.",
         ),
         FigureFile(
             "probe_strengths",

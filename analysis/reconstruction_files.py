@@ -5,7 +5,7 @@ from typing import Any
 
 from analysis.options import ReconstructionOptions
 from analysis.plotting import save_figure
-from analysis.plotting_reconstruction import (
+from analysis.plotting.reconstruction import (
     GroupsPanel,
     groups_figure,
     pictures_figure,

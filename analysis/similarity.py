@@ -30,7 +30,7 @@ from regvit_jax.tokens import TokenLayout
 TENSORS = ("last", "normed")
 """Where norms are taken: after the last block, or after the last LayerNorm (the study's labels)."""
 GROUPS = ("normal", "outlier")
-DENSITY_AT = np.linspace(0.0, 1.0, 400)
+DENSITY_AT = np.linspace(-1.0, 1.0, 800)
 
 _BINS = 1 << 16
 _EDGES = -np.cos(np.linspace(0.0, np.pi, _BINS + 1))

@@ -8,7 +8,7 @@ from analysis.bootstrap import Bootstrap, Estimate
 from analysis.options import SimilarityOptions
 from analysis.outliers import is_tautological
 from analysis.plotting import save_figure
-from analysis.plotting_similarity import SimilarityPanel, densities_figure, medians_figure
+from analysis.plotting.similarity import SimilarityPanel, densities_figure, medians_figure
 from analysis.question import Question, answer
 from analysis.results import FigureFile, ResultFolder, comparison, estimate_columns
 from analysis.similarity import (

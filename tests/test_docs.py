@@ -24,7 +24,7 @@ import yaml
 
 from analysis.cli import Command
 from analysis.options import ReportOptions
-from analysis.report import write_report
+from analysis.report.page import write_report
 from regvit_jax import DeiT3, ViTConfig, load, save
 from regvit_jax.checkpoint import CheckpointInfo, parameter_shapes, unflatten
 from regvit_jax.data import open_source

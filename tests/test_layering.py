@@ -44,5 +44,5 @@ def test_torch_is_imported_only_by_the_converter(package):
 def test_matplotlib_is_imported_only_by_plotting():
     for package in PACKAGES:
         for path in files(package):
-            if "plotting" not in path.stem:
+            if "plotting" not in path.relative_to(ROOT).parts:
                 assert "matplotlib" not in set(imported_packages(path)), path.relative_to(ROOT)

@@ -33,7 +33,7 @@ def test_the_wheel_holds_the_four_packages_and_nothing_else(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     top_level = {name.split("/")[0] for name in names}
     assert {name for name in top_level if not name.endswith(".dist-info")} == set(PACKAGES)
-    templates = sorted(path.name for path in (ROOT / "analysis").glob("*.jinja"))
+    templates = sorted(path.name for path in (ROOT / "analysis").rglob("*.jinja"))
     assert templates == sorted(Path(name).name for name in names if name.endswith(".jinja"))
 
 

@@ -6,9 +6,9 @@ import pytest
 from scipy import stats
 
 from analysis.bootstrap import Estimate
-from analysis.claims import CLAIMS
-from analysis.claims_evidence import Evidence, unpaired_difference
-from analysis.claims_judgement import Judgement, judge_claims
+from analysis.claims.catalogue import CLAIMS
+from analysis.claims.evidence import Evidence, unpaired_difference
+from analysis.claims.judgement import Judgement, judge_claims
 
 SHAPE = {
     **{"embed_dim": 384, "depth": 12, "num_heads": 6, "patch_size": 16, "image_size": 224},

@@ -3,21 +3,24 @@
 import numpy as np
 import pytest
 
-from analysis.bootstrap import Bootstrap
+from analysis.bootstrap import Bootstrap, Estimate
 from analysis.norms import NormStore, summarise
 from analysis.plotting import round_up, save_figure
-from analysis.plotting_attention import ShownAttention, heads_figure, maps_figure
-from analysis.plotting_norms import (
+from analysis.plotting.attention import ShownAttention, heads_figure, maps_figure
+from analysis.plotting.norms import (
     NormPanel,
     ShownImage,
     by_layer_figure,
     histogram_figure,
     positions_figure,
 )
-from analysis.plotting_norms import (
+from analysis.plotting.norms import (
     maps_figure as norm_maps_figure,
 )
-from analysis.plotting_training import TrainingCurve, training_figure
+from analysis.plotting.reconstruction import GroupsPanel, groups_figure
+from analysis.plotting.similarity import SimilarityPanel, densities_figure, medians_figure
+from analysis.plotting.training import TrainingCurve, training_figure
+from analysis.similarity import DENSITY_AT, Labelled
 from regvit_jax.tokens import TokenLayout
 
 
@@ -117,3 +120,45 @@ def test_a_figure_is_saved_twice_alike(tmp_path, panel):
 )
 def test_scales_end_at_round_numbers(value, end):
     assert round_up(value) == pytest.approx(end)
+
+
+def labelled(share, centre=0.5):
+    density = np.exp(-0.5 * ((DENSITY_AT - [[0.5], [centre]]) / 0.05) ** 2)
+    return Labelled("last", "mean_plus_3sd", 1.0, Estimate(share, 9), (8, 1), (8, 1), {}, density)
+
+
+def test_each_models_rows_say_its_own_share_of_outliers():
+    shares = (0.0127, 0.00525)
+    groups = groups_figure(
+        [
+            GroupsPanel(f"reg{i}", 9, ["mean_plus_3sd"], [share], [{}])
+            for i, share in enumerate(shares)
+        ],
+        ["linear"],
+    )
+    medians = medians_figure(
+        [
+            SimilarityPanel(
+                f"reg{i}",
+                9,
+                [labelled(share)],
+                [{"median_normal": None, "median_outlier": None, "auc": None}],
+            )
+            for i, share in enumerate(shares)
+        ],
+        "after the last block",
+    )
+    for figure, columns in ((groups, 3), (medians, 2)):
+        figure.draw_without_rendering()
+        rows = figure.axes[::columns]
+        written = [[label.get_text() for label in axis.get_yticklabels()] for axis in rows]
+        assert written == [["mean + 3 sd (1.27 %)"], ["mean + 3 sd (0.525 %)"]]
+
+
+@pytest.mark.parametrize(("centre", "lowest"), [(0.5, 0.0), (-0.2, -0.4)])
+def test_densities_are_drawn_as_far_down_as_they_reach(centre, lowest):
+    estimates = {"median_normal": None, "median_outlier": None, "auc": None}
+    panel = SimilarityPanel("reg0", 9, [labelled(0.02, centre)], [estimates])
+    axis = densities_figure([panel], ["mean_plus_3sd"], "after the last block").axes[0]
+    assert axis.get_xlim() == pytest.approx((lowest, 1.0))
+    np.testing.assert_array_equal(axis.get_lines()[1].get_ydata(), panel.labelled[0].density[1])

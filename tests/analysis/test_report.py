@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from analysis.options import ReportOptions
-from analysis.report import write_report
-from analysis.report_training import training_hours
+from analysis.report.page import write_report
+from analysis.report.training import training_hours
 from analysis.results import RESULTS_FILE
 from regvit_jax.errors import InputError
 

@@ -3,8 +3,8 @@
 import pytest
 
 from analysis.options import ReportOptions
-from analysis.report import page as render
-from analysis.report_contents import collect
+from analysis.report.contents import collect
+from analysis.report.page import page as render
 from tests.analysis.browser import Browser
 from tests.analysis.test_report import PIXEL, write_results
 

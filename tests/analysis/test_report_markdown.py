@@ -6,8 +6,8 @@ from urllib.parse import unquote
 import pytest
 
 from analysis.options import ReportOptions
-from analysis.report import write_report
-from analysis.report_markdown import _escaped
+from analysis.report.markdown import _escaped
+from analysis.report.page import write_report
 from regvit_jax.errors import InputError
 from tests.analysis.test_report import estimate, model, write_results
 

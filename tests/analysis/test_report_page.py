@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-import analysis
+import analysis.report
 from analysis.options import ReportOptions
-from analysis.report import page as render
-from analysis.report_contents import Picture, collect
+from analysis.report.contents import Picture, collect
+from analysis.report.page import page as render
 from tests.analysis.test_report import PIXEL, Page, write_results
 
-STYLE = Path(analysis.__file__).with_name("report_style.css.jinja")
+STYLE = Path(analysis.report.__file__).with_name("style.css.jinja")
 AA = 4.5
 """Least contrast of normal text, by WCAG 2.1 AA."""
 

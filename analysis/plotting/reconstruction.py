@@ -20,7 +20,7 @@ from analysis.plotting import (
     show_map,
     styled,
 )
-from analysis.plotting_similarity import DEFINITION_LABELS
+from analysis.plotting.similarity import DEFINITION_LABELS
 from analysis.reconstruction_pictures import ShownReconstruction
 
 PROBE_LABELS = {"linear": "linear probe", "mlp": "MLP probe"}
@@ -97,7 +97,10 @@ def groups_figure(panels: Sequence[GroupsPanel], pixel: Sequence[str]) -> Figure
             1.9 * len(panels) + 1.3,
             "What outliers and normal patches hold",
         )
-        grid = figure.subplots(len(panels), len(measures), squeeze=False, sharex="col", sharey=True)
+        # Each row has labels of its own: how many patches a definition takes differs by model.
+        grid = figure.subplots(
+            len(panels), len(measures), squeeze=False, sharex="col", sharey="row"
+        )
         for row, panel in zip(grid, panels, strict=True):
             for axis, (measure, label) in zip(row, measures, strict=True):
                 _draw_groups(axis, panel, measure)

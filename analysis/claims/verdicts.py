@@ -3,7 +3,7 @@
 import dataclasses
 
 from analysis.bootstrap import Estimate
-from analysis.claims_evidence import MIN_IMAGES, Answer, Evidence, Finding, unlike
+from analysis.claims.evidence import MIN_IMAGES, Answer, Evidence, Finding, unlike
 
 
 def direction(found: Estimate | None, null: float, expected: int, what: str) -> tuple[Answer, str]:

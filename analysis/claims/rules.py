@@ -12,7 +12,7 @@ A rule returns what each model, or pair of models, says; or a sentence on what i
 from collections.abc import Callable, Iterator
 
 from analysis.bootstrap import Estimate
-from analysis.claims_evidence import (
+from analysis.claims.evidence import (
     Answer,
     Evidence,
     Finding,
@@ -24,7 +24,7 @@ from analysis.claims_evidence import (
     same_shape,
     unpaired_difference,
 )
-from analysis.claims_verdicts import (
+from analysis.claims.verdicts import (
     direction,
     undecided,
     unless_unlike,

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from analysis.bootstrap import Estimate
 from analysis.epochs import run_folder
-from analysis.report_tables import number, percent
+from analysis.report.tables import number, percent
 
 Json = Mapping[str, Any]
 Answer = Literal["supported", "not supported", "cannot tell", "not judged"]

@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from analysis.options import ReportOptions
-from analysis.report_contents import (
+from analysis.report.contents import (
     CLAIMS,
     INTRODUCTION,
     METHODS,
@@ -17,10 +17,10 @@ from analysis.report_contents import (
     collect,
     plain_value,
 )
-from analysis.report_markdown import markdown
+from analysis.report.markdown import markdown
 from regvit_jax.errors import InputError
 
-TEMPLATE = "report.html.jinja"
+TEMPLATE = "page.html.jinja"
 MARKDOWN_SUFFIX = ".md"
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
@@ -53,7 +53,7 @@ def write_report(options: ReportOptions) -> None:
 def page(contents: Contents) -> str:
     """The report as HTML that needs no other file and no network."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis", "."),
+        loader=jinja2.PackageLoader("analysis.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

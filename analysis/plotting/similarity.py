@@ -29,6 +29,8 @@ DEFINITION_LABELS = {
 }
 COLORS = {"normal": BLUE, "outlier": VERMILION}
 STYLES = {"normal": "-", "outlier": "--"}
+VISIBLE = 0.01
+"""Part of the highest density."""
 
 
 class SimilarityPanel(NamedTuple):
@@ -60,10 +62,17 @@ def densities_figure(
                 _draw_densities(axis, panel, definition, where)
         for axis in grid[-1]:
             axis.set_xlabel("cosine with a neighbour (patch convolution's output)")
-        grid[0, 0].set_xlim(0, 1)
+        grid[0, 0].set_xlim(_lowest(panels), 1)
         grid[0, 0].set_ylim(bottom=0)
         legend_below(figure, list(grid.ravel()), columns=2)
     return figure
+
+
+def _lowest(panels: Sequence[SimilarityPanel]) -> float:
+    """Where the axis of the cosine begins: below 0 where a density has a visible part there."""
+    densities = np.stack([entry.density for panel in panels for entry in panel.labelled])
+    is_seen = (densities > VISIBLE * densities.max()).any(axis=(0, 1))
+    return min(0.0, np.floor(10 * DENSITY_AT[is_seen.argmax()]) / 10) if is_seen.any() else 0.0
 
 
 def _draw_densities(axis: Axes, panel: SimilarityPanel, definition: str, where: str) -> None:
@@ -96,7 +105,7 @@ def medians_figure(panels: Sequence[SimilarityPanel], where: str) -> Figure:
             7.4, 1.75 * len(panels) + 1.0, "Neighbour similarity by definition of an outlier"
         )
         grid = figure.subplots(
-            len(panels), 2, squeeze=False, sharex="col", sharey=True, width_ratios=(1.25, 1)
+            len(panels), 2, squeeze=False, sharex="col", sharey="row", width_ratios=(1.25, 1)
         )
         for (medians, scores), panel in zip(grid, panels, strict=True):
             _draw_medians(medians, panel)

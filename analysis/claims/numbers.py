@@ -1,7 +1,7 @@
 """Which numbers stand beside claims that no rule can judge?"""
 
 from analysis.bootstrap import Estimate
-from analysis.claims_evidence import Evidence, in_percent, in_units
+from analysis.claims.evidence import Evidence, in_percent, in_units
 from analysis.headlines import find
 
 

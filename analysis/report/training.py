@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis.bootstrap import Estimate
 from analysis.plotting import figure_svg
-from analysis.plotting_training import TrainingCurve, training_figure
+from analysis.plotting.training import TrainingCurve, training_figure
 
 METRICS_FILE = "metrics.jsonl"
 RECIPE_FILE = "recipe.json"

@@ -45,7 +45,9 @@ def accuracy_figure(panels: Sequence[ProbePanel]) -> Figure:
         for axis, method in zip(axes, methods, strict=True):
             for place, panel in enumerate(panels):
                 _draw_model(axis, panel, method, names, place, len(panels))
-            axis.axvline(100 * panels[0].majority, color="#999999", ls=":", label="commonest class")
+            axis.axvline(
+                100 * panels[0].majority, color="#999999", ls=":", label="commonest training class"
+            )
             axis.set_title(METHODS[method], loc="left")
             axis.set_xlabel("validation accuracy (%)")
         axes[0].set_yticks(range(len(names)), [kind_title(name) for name in names])

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from analysis.claims_judgement import Judgement
-from analysis.report_contents import (
+from analysis.claims.judgement import Judgement
+from analysis.report.contents import (
     CLAIMS,
     INTRODUCTION,
     METHODS,
@@ -21,7 +21,7 @@ from analysis.report_contents import (
     Section,
     plain_value,
 )
-from analysis.report_tables import MISSING, Table
+from analysis.report.tables import MISSING, Table
 
 # A bracket is only special before a parenthesis, an underscore at the edge of a word.
 _SPECIAL = re.compile(r"[*|<~]|\](?=\()|(?<!\w)_|_(?!\w)|^[#>+-](?=\s)|\\(?!`)")

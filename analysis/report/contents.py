@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from analysis.bootstrap import Estimate
-from analysis.claims_evidence import MIN_IMAGES, Evidence
-from analysis.claims_judgement import Judgement, judge_claims
+from analysis.claims.evidence import MIN_IMAGES, Evidence
+from analysis.claims.judgement import Judgement, judge_claims
 from analysis.options import ReportOptions
 from analysis.plotting import DPI
-from analysis.report_citations import bibtex
-from analysis.report_tables import MISSING, SECTIONS, Table, percent
-from analysis.report_training import training_hours, training_svg
+from analysis.report.citations import bibtex
+from analysis.report.tables import MISSING, SECTIONS, Table, percent
+from analysis.report.training import training_hours, training_svg
 from analysis.results import read_results
 from regvit_jax.checkpoint import read_info, resolve, versions
 from regvit_jax.config import variant_name

@@ -2,14 +2,14 @@
 
 The study is "Registers in Small Vision Transformers: A Reproducibility Study of Vision
 Transformers Need Registers" (Bach et al., TMLR 2025). What is published is quoted with the place
-where it stands; the rules are in `analysis.claims_rules`.
+where it stands; the rules are in `analysis.claims.rules`.
 """
 
 import dataclasses
 from collections.abc import Callable
 
-from analysis.claims_evidence import Evidence
-from analysis.claims_numbers import (
+from analysis.claims.evidence import Evidence
+from analysis.claims.numbers import (
     accuracies,
     centred_cosines,
     low_tails,
@@ -17,7 +17,7 @@ from analysis.claims_numbers import (
     register_map_cosines,
     training_hours,
 )
-from analysis.claims_rules import (
+from analysis.claims.rules import (
     AUC_MARGIN,
     PUBLISHED_MARGIN,
     TOP1_MARGIN,

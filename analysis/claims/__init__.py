@@ -1,0 +1,1 @@
+"""The study's claims, and what results say of them."""

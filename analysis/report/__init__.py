@@ -1,0 +1,1 @@
+"""The page: what was found, for a reader who was not there."""
