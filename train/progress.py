@@ -26,21 +26,25 @@ class ProgressLine:
         """Takes note of a finished step."""
         now = time.monotonic()
         if self.started is None:
-            self.started, self.first_step = now, step
+            self.started, self.first_step, self.shown = now, step, now
+            self._write(f"step {step} of {self.total_steps}  loss {loss:.4f}", step)
             return
         seconds = now - self.started
         self.speed = (step - self.first_step) * self.batch_size / max(seconds, 1e-9)
-        on_terminal = sys.stderr.isatty()
-        is_last = step == self.total_steps
-        if now - self.shown < (0.2 if on_terminal else QUIET_SECONDS) and not is_last:
+        quiet = 0.2 if sys.stderr.isatty() else QUIET_SECONDS
+        if now - self.shown < quiet and step != self.total_steps:
             return
         self.shown = now
         left = (self.total_steps - step) * self.batch_size / self.speed
-        text = (
+        self._write(
             f"step {step} of {self.total_steps}  loss {loss:.4f}  {self.speed:.0f} images/s  "
-            f"{int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02} left"
+            f"{int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02} left",
+            step,
         )
+
+    def _write(self, text: str, step: int) -> None:
+        on_terminal = sys.stderr.isatty()
         sys.stderr.write(f"\r{text:<79}" if on_terminal else text + "\n")
-        if on_terminal and is_last:
+        if on_terminal and step == self.total_steps:
             sys.stderr.write("\n")
         sys.stderr.flush()
