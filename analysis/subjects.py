@@ -107,11 +107,14 @@ def open_subjects(options: ImageOptions, question: str) -> list[Subject]:
 
 
 def short_labels(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart; a run's "model" folder is left out."""
+    """The shortest ends of the paths that tell them apart; a run's "model" folder is left out.
+
+    A number alone is no name: the stages of a run are "epochs/0", "epochs/19".
+    """
     parts = [p.parent.parts if p.name == MODEL_FOLDER else p.parts for p in paths]
     for length in range(1, max(map(len, parts)) + 1):
         labels = ["/".join(part[-length:]) for part in parts]
-        if len(set(labels)) == len(labels):
+        if len(set(labels)) == len(labels) and not any(label.isdecimal() for label in labels):
             return labels
     return [str(path) for path in paths]
 

@@ -29,6 +29,8 @@ def options(checkpoints, pictures, **changes) -> NormsOptions:
         (["/runs/reg0/model", "/runs/reg4/model"], ["reg0", "reg4"]),
         (["/a/small", "/b/small"], ["a/small", "b/small"]),
         (["/models/deit"], ["deit"]),
+        (["/runs/a/epochs/0", "/runs/a/epochs/19"], ["epochs/0", "epochs/19"]),
+        (["/runs/a/epochs/9", "/runs/b/epochs/9"], ["a/epochs/9", "b/epochs/9"]),
     ],
 )
 def test_labels_are_short_and_unlike(paths, labels):
