@@ -33,8 +33,10 @@ def curves_figure(title: str, runs: Sequence[Run], panels: Sequence[Curves], not
             for i, run in enumerate(runs):
                 _draw(axis, run, panel, SERIES[i % len(SERIES)], LINE_STYLES[i // len(SERIES) % 4])
             axis.set_ylabel(panel.label)
+            axis.ticklabel_format(axis="y", useOffset=False)
             if panel.scale == 100.0:  # shares begin at zero
-                axis.set_ylim(bottom=0.0, top=None if axis.get_ylim()[1] > _LEAST else 1.0)
+                highest = axis.dataLim.y1
+                axis.set_ylim(0.0, 1.08 * highest if highest > _LEAST else 1.0)
         axes[-1].set_xlabel(" and ".join(sorted({f"training {run.unit}" for run in runs})))
         axes[0].set_title(note, loc="left", fontsize=8)
         legend_below(figure, list(axes), columns=2)

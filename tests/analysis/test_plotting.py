@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from analysis.bootstrap import Bootstrap, Estimate
+from analysis.epochs import Run
 from analysis.norms import NormStore, summarise
 from analysis.plotting import round_up, save_figure
 from analysis.plotting.attention import ShownAttention, heads_figure, maps_figure
+from analysis.plotting.epochs import Curves, curves_figure
 from analysis.plotting.norms import (
     NormPanel,
     ShownImage,
@@ -162,3 +164,25 @@ def test_densities_are_drawn_as_far_down_as_they_reach(centre, lowest):
     axis = densities_figure([panel], ["mean_plus_3sd"], "after the last block").axes[0]
     assert axis.get_xlim() == pytest.approx((lowest, 1.0))
     np.testing.assert_array_equal(axis.get_lines()[1].get_ydata(), panel.labelled[0].density[1])
+
+
+def test_curves_over_training_lie_in_their_panels_with_their_bands():
+    runs = [Run("a", "step", [10, 20], [0, 2]), Run("b", "step", [10, 20], [1, 3])]
+    shares = {i: Estimate(v, 9, v - 0.01, v + 0.01) for i, v in enumerate((0.5, 0.3, 0.6, 0.2))}
+    others = {0: Estimate(1.99971, 9), 1: None, 2: Estimate(1.99973, 9), 3: None}
+    panels = [
+        Curves("share (%)", 100.0, shares),
+        Curves("none (%)", 100.0, dict.fromkeys(range(4))),
+        Curves("other", 1.0, others),
+    ]
+    figure = curves_figure("Over training", runs, panels, "note")
+    figure.draw_without_rendering()
+    share, none, other = figure.axes
+    assert [line.get_ydata().tolist() for line in share.get_lines()] == [[50.0, 60.0], [30.0, 20.0]]
+    assert share.get_ylim()[0] == 0.0
+    assert share.get_ylim()[1] > 61.0  # the band's upper end
+    assert len(share.collections) == 2
+    assert none.get_ylim() == (0.0, 1.0)
+    assert [line.get_xdata().tolist() for line in other.get_lines()] == [[10, 20]]
+    assert other.yaxis.get_offset_text().get_text() == ""
+    assert figure.axes[-1].get_xlabel() == "training step"
