@@ -5,9 +5,8 @@ kind of machine, and sets the README's tables anew. Where there is a GPU, it fol
 """
 
 import argparse
-import functools
+import contextlib
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,36 +22,47 @@ from benchmarks import (
     summary,
     training,
 )
+from benchmarks.photographs import photographs
 
-DATA = Path(__file__).parents[2] / "shared/data"
-ROUNDS = {"input": 9, "lost": 9, "inference": 9}
+OF_FILES = {"inference": inference.measure, "input": input.measure, "lost": lost.measure}
+OTHERS = {
+    "training": training.measure,
+    "conversion": conversion.measure,
+    "cold_start": cold_start.measure,
+    "scaling": scaling.measure,
+}
+JOBS = (*OF_FILES, *OTHERS)
 CPU_ONLY = ("input", "conversion")
 """Jobs whose work is the CPU's on any machine."""
+ROUNDS = dict.fromkeys(OF_FILES, 9)
 
 
 def main() -> None:
     """Runs the chosen jobs on the chosen devices."""
     options = _parser().parse_args()
-    jobs: dict[str, Callable[[int], list[dict[str, Any]]]] = {
-        "inference": functools.partial(inference.measure, folder=options.photographs),
-        "training": training.measure,
-        "input": functools.partial(input.measure, folder=options.voc),
-        "lost": functools.partial(lost.measure, voc=options.voc),
-        "conversion": conversion.measure,
-        "cold_start": cold_start.measure,
-        "scaling": scaling.measure,
-    }
-    chosen = options.jobs or list(jobs)
-    _check(options, chosen, list(jobs))
-    for device in options.device or (["cpu", "gpu"] if machine.has_gpu() else ["cpu"]):
-        machine.choose_device(device)
-        for job in chosen:
-            if device == "gpu" and job in CPU_ONLY:
-                continue
-            rounds = options.rounds or ROUNDS.get(job, 7)
-            if results := jobs[job](rounds):
-                figures.keep(job, results, {"rounds": rounds, "device": device})
+    _check(options)
+    with contextlib.ExitStack() as stack:
+        try:
+            files = stack.enter_context(photographs(options.photographs))
+        except FileNotFoundError as error:
+            _parser().error(f"--photographs: {error}")
+        for device in options.device or (["cpu", "gpu"] if machine.has_gpu() else ["cpu"]):
+            machine.choose_device(device)
+            for job in options.jobs or JOBS:
+                if device == "cpu" or job not in CPU_ONLY:
+                    _measure(job, options, files)
     summary.main()
+
+
+def _measure(job: str, options: argparse.Namespace, files: list[Path]) -> None:
+    rounds = options.rounds or ROUNDS.get(job, 7)
+    configuration: dict[str, Any] = {"rounds": rounds, "device": machine.device()}
+    if job in OF_FILES:
+        configuration["photographs"] = str(options.photographs or "scikit-image's, cut into pieces")
+        results = OF_FILES[job](rounds, files)
+    else:
+        results = OTHERS[job](rounds)
+    figures.keep(job, results, configuration)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,21 +70,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("jobs", nargs="*", metavar="JOB", help="all, if none is named")
     parser.add_argument("--rounds", type=int, help="timings of each rival; 7, or 9 of short jobs")
     parser.add_argument("--device", nargs="+", choices=("cpu", "gpu"), help="those that are there")
-    parser.add_argument("--photographs", type=Path, default=DATA / "imagenette2-224/val")
-    parser.add_argument("--voc", type=Path, default=DATA / "voc-sample", help="a Pascal VOC root")
+    parser.add_argument("--photographs", type=Path, help="a folder of JPEG files; or made ones")
     return parser
 
 
-def _check(options: argparse.Namespace, chosen: list[str], jobs: list[str]) -> None:
+def _check(options: argparse.Namespace) -> None:
     error = _parser().error
-    if unknown := sorted(set(chosen) - set(jobs)):
-        error(f"no job {', '.join(unknown)}; there are {', '.join(jobs)}")
+    if unknown := sorted(set(options.jobs) - set(JOBS)):
+        error(f"no job {', '.join(unknown)}; there are {', '.join(JOBS)}")
     if options.rounds is not None and options.rounds < 1:
         error(f"--rounds is {options.rounds}; a median needs 1 or more, its interval 6")
     if "gpu" in (options.device or ()) and not machine.has_gpu():
         error("--device gpu: nvidia-smi shows no GPU here; leave the option out")
     missing = [name for name in ("torch", "torchvision", "timm") if not _is_installed(name)]
-    if missing and chosen != ["scaling"]:
+    if missing and options.jobs != ["scaling"]:
         error(
             f"{', '.join(missing)} not installed, which we are measured against; "
             "run `pip install -c constraints.txt -e '.[torch,fast]'`, or only the job `scaling`"

@@ -194,13 +194,7 @@ def our_photograph_norms(files: list[Path]) -> Step:
 # --- the races ---------------------------------------------------------------------------------
 
 
-def photographs(folder: Path, count: int = 128) -> list[Path]:
-    """The photographs of one class, in order."""
-    files = sorted(folder.rglob("*.JPEG"))
-    return [path for path in files if path.parent == files[0].parent][:count]
-
-
-def measure(rounds: int, folder: Path) -> list[dict[str, Any]]:
+def measure(rounds: int, files: list[Path]) -> list[dict[str, Any]]:
     """Runs the races, prints their tables and returns their figures."""
     results = []
     for dtype in ("float32", "bfloat16") if device() == "gpu" else ("float32",):
@@ -213,13 +207,11 @@ def measure(rounds: int, folder: Path) -> list[dict[str, Any]]:
         results.append(table(job, batch_size(), race(logits, rounds), OURS))
     norms: dict[str, SetUp] = {"timm eager, hooks": timm_norms, OURS: our_norms}
     results.append(table("Token norms", batch_size(), race(norms, rounds), OURS))
-    if files := photographs(folder):
-        files_race: dict[str, SetUp] = {
-            "timm, DataLoader": functools.partial(timm_photograph_norms, files),
-            OURS: functools.partial(our_photograph_norms, files),
-        }
-        timings = race(files_race, rounds)
-        results.append(table("Token norms of JPEG files", len(files), timings, OURS))
-    else:
-        print(f"\nNo photographs (*.JPEG) in {folder}: norms of JPEG files not measured.")
-    return results
+    loops: dict[str, SetUp] = {
+        "timm, DataLoader": functools.partial(timm_photograph_norms, files),
+        OURS: functools.partial(our_photograph_norms, files),
+    }
+    return [
+        *results,
+        table("Token norms of JPEG files", len(files), race(loops, rounds), OURS),
+    ]

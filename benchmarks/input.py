@@ -139,19 +139,16 @@ def enlarged(files: list[Path], folder: Path, times: int) -> list[Path]:
     return [folder / file.name for file in files]
 
 
-def measure(rounds: int, folder: Path) -> list[dict[str, Any]]:
+def measure(rounds: int, files: list[Path]) -> list[dict[str, Any]]:
     """Runs the races, prints their tables and returns their figures."""
-    files, results = sorted(folder.rglob("*.jpg")), []
-    if not files:
-        print(f"\nNo photographs (*.jpg) in {folder}: input not measured.")
-        return []
+    results = []
     with tempfile.TemporaryDirectory() as name:
         larger = enlarged(files, Path(name), 2)
-        for job, photographs in (("as they are", files), ("twice as wide and high", larger)):
+        for job, chosen in (("as they are", files), ("twice as wide and high", larger)):
             rivals: dict[str, SetUp] = {
-                "torchvision, DataLoader": functools.partial(torchvision_input, photographs),
-                "ours, pillow": functools.partial(our_input, photographs, "pillow"),
-                "ours, opencv": functools.partial(our_input, photographs, "opencv"),
+                "torchvision, DataLoader": functools.partial(torchvision_input, chosen),
+                "ours, pillow": functools.partial(our_input, chosen, "pillow"),
+                "ours, opencv": functools.partial(our_input, chosen, "opencv"),
             }
             timings = race(rivals, rounds)
             results += [

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from scipy import stats
 
 from benchmarks import figures, machine, summary
+from benchmarks.photographs import COUNT, HEIGHT, WIDTH, photographs
 from benchmarks.race import Timing, median_interval, table
 
 
@@ -68,12 +70,25 @@ def test_a_job_measured_again_takes_the_place_of_its_figures_and_leaves_the_othe
     assert sorted(file.name for file in tmp_path.iterdir()) == [old.name, path.name]
 
 
+def test_made_photographs_are_alike_in_every_run_and_unlike_one_another():
+    runs = []
+    for _ in range(2):
+        with photographs(None) as files:
+            runs.append([path.read_bytes() for path in files])
+            with Image.open(files[0]) as image:
+                assert image.size == (WIDTH, HEIGHT)
+    assert runs[0] == runs[1]
+    assert len(set(runs[0])) == len(runs[0]) == COUNT
+    assert not files[0].exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["knitting"], "no job knitting; there are inference, training"),
+        (["knitting"], "no job knitting; there are inference, input"),
         (["--rounds", "0"], "--rounds is 0"),
         (["--device", "tpu"], "invalid choice"),
+        (["lost", "--photographs", "tests"], "no photographs (*.jpg, *.jpeg) in tests"),
     ],
 )
 def test_wrong_arguments_end_with_a_sentence_before_anything_is_measured(arguments, says):
