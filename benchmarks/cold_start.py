@@ -47,7 +47,7 @@ def write_weights(folder: Path) -> tuple[Path, Path]:
 
     torch, model = timm_model(REGISTERS)
     theirs, ours = folder / "timm.pth", folder / "ours"
-    torch.save(model.state_dict(), theirs)
+    torch.save(model.cpu().state_dict(), theirs)
     import_checkpoint(theirs, ours)
     return ours, theirs
 
