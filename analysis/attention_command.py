@@ -11,6 +11,7 @@ from analysis.attention_outliers import outlier_part
 from analysis.bootstrap import Bootstrap, Estimate
 from analysis.epochs import training_runs
 from analysis.options import AttentionOptions
+from analysis.pairs import compared_pairs
 from analysis.plotting import Figure, save_figure
 from analysis.plotting.attention import (
     AttentionPanel,
@@ -83,9 +84,8 @@ def _write(
 
 
 def _comparisons(attended: Sequence[Attended], options: AttentionOptions) -> list[dict[str, Any]]:
-    """The first checkpoint against every other one, on the same images."""
-    first, rows = attended[0], []
-    for other in attended[1:]:
+    rows = []
+    for first, other in compared_pairs(attended):
         bootstrap = Bootstrap(other.summary.num_images, options.bootstrap, options.seed)
         differences = {
             name: bootstrap.mean(other.features[name] - values)

@@ -20,6 +20,7 @@ from analysis.lost_scores import (
     score,
 )
 from analysis.options import LostOptions
+from analysis.pairs import compared_pairs
 from analysis.results import COMPARISONS_TABLE, ResultFolder, estimate_columns
 from analysis.subjects import Subject
 from regvit_jax.boxes import HIT_IOU
@@ -90,14 +91,14 @@ def baselines_json(found: Found, options: LostOptions) -> list[Json]:
 
 
 def comparisons_json(models: Sequence[Found], options: LostOptions) -> list[Json]:
-    """The first model against every other one, on the images that have an object for both."""
+    """The paired models, on the images that have an object for both."""
     rows = []
-    for other in models[1:]:
-        both = models[0].is_scored & other.is_scored
+    for model, other in compared_pairs(models):
+        both = model.is_scored & other.is_scored
         if both.any():
-            first, second = models[0].ious[both, 0], other.ious[both, 0]
+            first, second = model.ious[both, 0], other.ious[both, 0]
             rows.append(
-                {"from": models[0].subject.label, "to": other.subject.label, "paired": True}
+                {"from": model.subject.label, "to": other.subject.label, "paired": True}
                 | compare(first, second, _bootstrap(len(first), options))
             )
     return rows

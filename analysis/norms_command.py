@@ -19,6 +19,7 @@ from analysis.norms import (
 )
 from analysis.options import NormsOptions
 from analysis.outliers import Verdict, is_tautological
+from analysis.pairs import compared_pairs
 from analysis.plotting import Figure, save_figure
 from analysis.plotting.epochs import Curves, curves_figure
 from analysis.plotting.norms import (
@@ -146,10 +147,10 @@ class NormCollector:
 
 
 def _comparisons(measured: Sequence[Measured], options: NormsOptions) -> list[dict[str, Any]]:
-    """The first checkpoint against every other one, and every checkpoint against its twin."""
+    """The checkpoints' pairs, and every checkpoint against its twin."""
     checkpoints = [m for m in measured if not m.subject.is_twin]
     twins = {m.subject.config: m for m in measured if m.subject.is_twin}
-    pairs = [(checkpoints[0], other) for other in checkpoints[1:]]
+    pairs = compared_pairs(checkpoints)
     pairs += [(twins[m.subject.config], m) for m in checkpoints if m.subject.config in twins]
     names = [*(f"share_above_{name}" for name in COMPARED), LARGEST]
     rows = []

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from analysis.bootstrap import Estimate
 from analysis.extract import extract
 from analysis.options import ProbeOptions
+from analysis.pairs import compared_pairs
 from analysis.parts import Parts, open_labelled_parts
 from analysis.plotting import save_figure
 from analysis.plotting.probe import ProbePanel, accuracy_figure, strengths_figure
@@ -240,10 +241,9 @@ def _difference(
 
 
 def _comparisons(probed: Sequence[Probed], options: ProbeOptions) -> list[dict[str, Any]]:
-    """The first checkpoint against every other one, kind by kind."""
-    first, *others = probed
+    """Kind by kind."""
     rows = []
-    for other in others:
+    for first, other in compared_pairs(probed):
         assert np.array_equal(first.val_indices, other.val_indices)
         differences = {
             f"accuracy_{method}_{kind.kind}": estimate

@@ -11,6 +11,7 @@ from analysis.extract import extract
 from analysis.fit import Fit
 from analysis.options import ReconstructionOptions
 from analysis.outliers import is_tautological
+from analysis.pairs import compared_pairs
 from analysis.parts import Part, open_parts
 from analysis.reconstruction import (
     Budget,
@@ -302,18 +303,18 @@ def compared_names(pixel: Sequence[str]) -> list[str]:
 
 
 def _comparisons(models: Sequence[Reconstructed], options) -> list[dict[str, Any]]:
-    """The first checkpoint against every other one, by every definition that both can meet."""
+    """By every definition that both of a pair can meet."""
     rows = []
-    for other in models[1:]:
+    for model, other in compared_pairs(models):
         bootstrap = Bootstrap(other.num_images, options.bootstrap, options.seed)
         differences = {}
-        for first in models[0].groups:
+        for first in model.groups:
             second = other.by(first.definition)
             for name in compared_names(other.pixel):
                 if name in first.numbers and name in second.numbers:
                     difference = bootstrap.difference(first.numbers[name], second.numbers[name])
                     differences[f"{first.definition}/{name}"] = difference
-        rows.append(comparison(models[0].subject.label, other.subject.label, differences))
+        rows.append(comparison(model.subject.label, other.subject.label, differences))
     return rows
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from analysis.bootstrap import Bootstrap, Estimate
 from analysis.options import SimilarityOptions
 from analysis.outliers import is_tautological
+from analysis.pairs import compared_pairs
 from analysis.plotting import save_figure
 from analysis.plotting.similarity import SimilarityPanel, densities_figure, medians_figure
 from analysis.question import Question, answer
@@ -158,12 +159,12 @@ def _note(labelled: Labelled) -> str | None:
 
 
 def _comparisons(models: Sequence[Similar], options: SimilarityOptions) -> list[dict[str, Any]]:
-    """The first checkpoint against every other one, by every definition that both can meet."""
+    """By every definition that both of a pair can meet."""
     tensor, rows = labels_of(options), []
-    for other in models[1:]:
+    for model, other in compared_pairs(models):
         bootstrap = _bootstrap(other, options)
         differences = {}
-        for first in models[0].summary.labelled:
+        for first in model.summary.labelled:
             if first.tensor != tensor:
                 continue
             second = other.summary.of(tensor, first.definition)
@@ -171,7 +172,7 @@ def _comparisons(models: Sequence[Similar], options: SimilarityOptions) -> list[
                 if name in first.numbers and name in second.numbers:
                     difference = bootstrap.difference(first.numbers[name], second.numbers[name])
                     differences[f"{first.definition}_{name}"] = difference
-        rows.append(comparison(models[0].subject.label, other.subject.label, differences))
+        rows.append(comparison(model.subject.label, other.subject.label, differences))
     return rows
 
 
