@@ -22,6 +22,7 @@ from benchmarks import (
     summary,
     training,
 )
+from benchmarks.machine import Device
 from benchmarks.photographs import photographs
 
 OF_FILES = {"inference": inference.measure, "input": input.measure, "lost": lost.measure}
@@ -46,7 +47,7 @@ def main() -> None:
             files = stack.enter_context(photographs(options.photographs))
         except FileNotFoundError as error:
             _parser().error(f"--photographs: {error}")
-        for device in options.device or (["cpu", "gpu"] if machine.has_gpu() else ["cpu"]):
+        for device in options.device or _devices():
             machine.choose_device(device)
             for job in options.jobs or JOBS:
                 if device == "cpu" or job not in CPU_ONLY:
@@ -80,14 +81,20 @@ def _check(options: argparse.Namespace) -> None:
         error(f"no job {', '.join(unknown)}; there are {', '.join(JOBS)}")
     if options.rounds is not None and options.rounds < 1:
         error(f"--rounds is {options.rounds}; a median needs 1 or more, its interval 6")
-    if "gpu" in (options.device or ()) and not machine.has_gpu():
-        error("--device gpu: nvidia-smi shows no GPU here; leave the option out")
     missing = [name for name in ("torch", "torchvision", "timm") if not _is_installed(name)]
     if missing and options.jobs != ["scaling"]:
         error(
             f"{', '.join(missing)} not installed, which we are measured against; "
             "run `pip install -c constraints.txt -e '.[torch,fast]'`, or only the job `scaling`"
         )
+    if "gpu" in (options.device or ()) and (problem := machine.gpu_problem()):
+        error(f"--device gpu: {problem}")
+
+
+def _devices() -> list[Device]:
+    problem = machine.gpu_problem()
+    print("On the CPU alone: " + problem if problem else "On the CPU, then on the GPU.")
+    return ["cpu"] if problem else ["cpu", "gpu"]
 
 
 def _is_installed(name: str) -> bool:

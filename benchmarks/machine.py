@@ -1,6 +1,7 @@
 """On which machine, and on which of its devices, do the rivals compute?"""
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import resource
@@ -56,9 +57,18 @@ def peak_mb() -> float:
     return sum(resource.getrusage(who).ru_maxrss for who in kinds) / 1024
 
 
-def has_gpu() -> bool:
-    """Whether NVIDIA's driver shows a card."""
-    return bool(_nvidia_smi())
+def gpu_problem() -> str | None:
+    """Why nothing can be measured on a GPU; None where it can."""
+    if not _nvidia_smi():
+        return "nvidia-smi shows no GPU"
+    if not any(map(importlib.util.find_spec, ("jax_cuda13_plugin", "jax_cuda12_plugin"))):
+        return "JAX is installed without CUDA; run `pip install 'jax[cuda13]'`"
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        if torch.version.cuda is not None:
+            return None
+    return "PyTorch is not installed for CUDA; install such a build"
 
 
 def _gpu() -> str:

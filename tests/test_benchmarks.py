@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,13 @@ from benchmarks.photographs import COUNT, HEIGHT, WIDTH, photographs
 from benchmarks.race import Timing, median_interval, table
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     root = Path(summary.__file__).parents[1]
     command = [sys.executable, "-m", "benchmarks", *arguments]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    variables = os.environ | environment
+    return subprocess.run(
+        command, cwd=root, env=variables, capture_output=True, text=True, check=False
+    )
 
 
 def results(images: int = 8) -> list[dict]:
@@ -88,10 +92,11 @@ def test_made_photographs_are_alike_in_every_run_and_unlike_one_another():
         (["knitting"], "no job knitting; there are inference, input"),
         (["--rounds", "0"], "--rounds is 0"),
         (["--device", "tpu"], "invalid choice"),
+        (["--device", "gpu"], "--device gpu: nvidia-smi shows no GPU"),
         (["lost", "--photographs", "tests"], "no photographs (*.jpg, *.jpeg) in tests"),
     ],
 )
 def test_wrong_arguments_end_with_a_sentence_before_anything_is_measured(arguments, says):
-    ended = run(*arguments)
+    ended = run(*arguments, PATH="")  # no nvidia-smi on any machine
     assert ended.returncode == 2
     assert says in " ".join(ended.stderr.split())
