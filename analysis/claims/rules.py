@@ -62,10 +62,7 @@ def outliers_exist(evidence: Evidence) -> Findings:
                 "patches above 3 x the median norm",
                 Estimate.of(find(model, ("shares", "last", "3_x_median"))),
             ),
-            in_units(
-                "98 % quantile after LayerNorm",
-                Estimate.of(find(model, ("thresholds", "normed", "quantile_98"))),
-            ),
+            in_units("98 % quantile after LayerNorm", _normed_quantile(model)),
         )
         found.append(Finding((model,), images(results), numbers, answer, reason))
     return found or _missing_plain(evidence, "norms")
@@ -280,6 +277,15 @@ def _below_baseline(pair: Pair, corloc: list[Estimate | None]) -> str:
     if central is None or any(c is None or c.value >= central.value for c in corloc):
         return ""
     return f", but a fixed central box finds more than either ({100 * central.value:.1f} %)"
+
+
+def _normed_quantile(model: Json) -> Estimate | None:
+    rows = [
+        row
+        for row in model.get("layers", ())
+        if (row["layer"], row["kind"]) == ("normed", "patches")
+    ]
+    return Estimate.of(rows[0]["q98"]) if rows else None
 
 
 def _existence(model: Json, twins: list[Json]) -> tuple[Answer, str]:

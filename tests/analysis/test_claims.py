@@ -55,7 +55,11 @@ def verdict(answer):
     return {
         "verdict": {"answer": answer, "reason": f"Outliers: {answer}.", "group": group},
         "shares": {"last": {"3_x_median": number(0.0, 0.01)}},
-        "thresholds": {"normed": {"quantile_98": 63.0}},
+        "layers": [
+            {"layer": "6", "kind": "patches", "q98": number(18.0, 20.0)},
+            {"layer": "normed", "kind": "cls", "q98": number(1.0, 2.0)},
+            {"layer": "normed", "kind": "patches", "q98": number(62.0, 64.0)},
+        ],
     }
 
 
@@ -373,3 +377,9 @@ def test_the_unpaired_interval_is_newcombes():
     assert found.low == pytest.approx(0.0524, abs=5e-5, rel=0)
     assert found.high == pytest.approx(0.3339, abs=5e-5, rel=0)
     assert unpaired_difference(first, Estimate(0.5, 9)).low is None
+
+
+def test_the_quantile_after_layernorm_comes_with_its_interval():
+    assert (
+        "98 % quantile after LayerNorm: 63.000 [62.000, 64.000], n 100" in judged(1, FOUND).numbers
+    )
