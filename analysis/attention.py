@@ -219,14 +219,18 @@ def summarise_attention(
     )
 
 
-def compared_features(accumulator: Accumulator, num_registers: int) -> dict[str, np.ndarray]:
+def compared_features(
+    accumulator: Accumulator, masses: Float[np.ndarray, "n 2"], num_registers: int
+) -> dict[str, Float[np.ndarray, " n"]]:
     """Of every image: what models are compared by; all but the outliers' in the last block.
 
-    `cls_masses` has two columns, of which the outliers' part is taken: see `outlier_part`.
+    Args:
+      accumulator: The images.
+      masses: CLS's attention on outliers and on all patches.
+      num_registers: Two or more have maps that can be alike.
     """
     found = {f"cls_{name}": accumulator.per_image(name)[:, -1, 0] for name in MEASURES}
-    masses = accumulator.outliers.masses(COMPARED_DEFINITION)
-    found |= {"cls_mass_outliers": masses[:, 0], "cls_masses": masses}
+    found["cls_mass_outliers"] = masses[:, 0]
     if num_registers > 1:
         cosines = accumulator.similarity()[:, -1]
         found |= {"register_maps_cosine": cosines[:, 0]}

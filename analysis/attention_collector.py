@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from analysis.attention import (
+    COMPARED_DEFINITION,
     Accumulator,
     AttentionSummary,
     Rows,
@@ -37,8 +39,10 @@ class Attended:
     shown: list[ShownAttention]
     rolled: list[ShownAttention]
     """Attention rollout on the shown images, as maps of one head."""
-    features: dict[str, np.ndarray]
+    features: dict[str, Float[np.ndarray, " n"]]
     """Of every image: what models are compared by."""
+    masses: Float[np.ndarray, "n 2"]
+    """Of every image: CLS's attention on outliers and on all patches."""
     skipped: list[str]
 
     @property
@@ -104,11 +108,14 @@ class AttentionCollector:
             embedding_similarity(self._params),
             Bootstrap(accumulator.num_images, options.bootstrap, options.seed),
         )
-        features = compared_features(accumulator, subject.config.num_registers)
+        masses = accumulator.outliers.masses(COMPARED_DEFINITION)
+        features = compared_features(accumulator, masses, subject.config.num_registers)
         rolled = []
         if options.rollout:
             rolled = _roll_out(self._model, self._params, subject, self._images)
-        return Attended(subject, self._layer, summary, self._images, rolled, features, skipped)
+        return Attended(
+            subject, self._layer, summary, self._images, rolled, features, masses, skipped
+        )
 
 
 def _roll_out(model, params, subject: Subject, images: Sequence[ShownAttention]):

@@ -90,11 +90,10 @@ def _comparisons(attended: Sequence[Attended], options: AttentionOptions) -> lis
         differences = {
             name: bootstrap.mean(other.features[name] - values)
             for name, values in first.features.items()
-            if name in other.features and name != "cls_masses"
+            if name in other.features
         }
-        masses = [model.features["cls_masses"] for model in (first, other)]
-        if all(values[:, 1].any() for values in masses):
-            parts = [bootstrap.resampled(values, outlier_part)[0] for values in masses]
+        if first.masses[:, 1].any() and other.masses[:, 1].any():
+            parts = [bootstrap.resampled(m.masses, outlier_part)[0] for m in (first, other)]
             differences["cls_outlier_part"] = bootstrap.difference(*parts)
         rows.append(comparison(first.subject.label, other.subject.label, differences))
     return rows

@@ -72,6 +72,10 @@ def _masses(is_outlier, maps) -> Float[np.ndarray, "n 2"]:
 
 def _mass(is_outlier, maps, cut: float, bootstrap: Bootstrap) -> OutlierMass:
     masses = _masses(is_outlier, maps)
-    share, mass = bootstrap.mean(is_outlier.mean(axis=1)), bootstrap.mean(masses[:, 0])
-    relative = bootstrap.statistic(masses, outlier_part)[0] if masses[:, 1].any() else None
-    return OutlierMass(cut, share, mass, relative)
+    features = np.column_stack([is_outlier.mean(axis=1), masses])
+    share, mass, part = bootstrap.statistic(features, _share_mass_and_part)
+    return OutlierMass(cut, share, mass, part if masses[:, 1].any() else None)
+
+
+def _share_mass_and_part(means: Float[np.ndarray, "... 3"]) -> Float[np.ndarray, "... 3"]:
+    return np.concatenate([means[..., :2], outlier_part(means[..., 1:])], axis=-1)

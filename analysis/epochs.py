@@ -36,7 +36,7 @@ def training_runs(subjects: Sequence[Subject]) -> list[Run]:
     runs = []
     for (config, folder), members in groups.items():
         for unit in ("step", "epoch"):
-            places = [_place(subjects[i], unit) for i in members]
+            places = [place_in_run(subjects[i], unit) for i in members]
             known = {place for place in places if place is not None}
             if None in places or len(known) < max(2, len(places)):
                 continue
@@ -55,8 +55,8 @@ def run_folder(path: Path) -> Path:
     return path.parent
 
 
-def _place(subject: Subject, unit: str) -> int | None:
-    """How far a checkpoint's run had come; epochs are counted from 0 in files."""
+def place_in_run(subject: Subject, unit: str) -> int | None:
+    """How many "step"s or "epoch"s a checkpoint's run had taken; epochs count from 0 in files."""
     for about in (subject.info.metrics, subject.info.source):
         value = about.get(unit)
         if isinstance(value, int) and not isinstance(value, bool):

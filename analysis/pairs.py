@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Hashable, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
+from analysis.epochs import place_in_run
 from analysis.subjects import Subject
 
 
@@ -31,14 +32,14 @@ def compared_pairs(models: Sequence[M]) -> list[tuple[M, M]]:
             pairs += [
                 (plain, other)
                 for other in models[1:]
-                if other.subject.config.num_registers and _rest(other) == _rest(plain)
+                if other.subject.config.num_registers
+                and _apart_from_registers(other.subject) == _apart_from_registers(plain.subject)
             ]
     return pairs
 
 
-def _rest(model: Measured) -> Hashable:
-    """All but the registers that is known of a model."""
-    info = model.subject.info
-    seed = info.source.get("recipe", {}).get("seed")
-    shape = dataclasses.replace(info.model, num_registers=0)
-    return shape, seed, info.metrics.get("step"), info.metrics.get("epoch")
+def _apart_from_registers(subject: Subject) -> Hashable:
+    """What is known of a model besides its registers."""
+    shape = dataclasses.replace(subject.config, num_registers=0)
+    seed = subject.info.source.get("recipe", {}).get("seed")
+    return shape, seed, place_in_run(subject, "step"), place_in_run(subject, "epoch")

@@ -5,7 +5,6 @@ kind of machine, and sets the README's tables anew. Where there is a GPU, it fol
 """
 
 import argparse
-import contextlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,17 @@ from typing import Any
 from benchmarks import (
     cold_start,
     conversion,
-    figures,
     inference,
     input,
     lost,
     machine,
+    measurements,
     scaling,
     summary,
     training,
 )
 from benchmarks.machine import Device
-from benchmarks.photographs import photographs
+from benchmarks.photographs import files_below, photographs
 
 OF_FILES = {"inference": inference.measure, "input": input.measure, "lost": lost.measure}
 OTHERS = {
@@ -35,35 +34,31 @@ OTHERS = {
 JOBS = (*OF_FILES, *OTHERS)
 CPU_ONLY = ("input", "conversion")
 """Jobs whose work is the CPU's on any machine."""
-ROUNDS = dict.fromkeys(OF_FILES, 9)
+ROUNDS = dict.fromkeys(OF_FILES, 9) | dict.fromkeys(OTHERS, 7)
 
 
 def main() -> None:
     """Runs the chosen jobs on the chosen devices."""
     options = _parser().parse_args()
     _check(options)
-    with contextlib.ExitStack() as stack:
-        try:
-            files = stack.enter_context(photographs(options.photographs))
-        except FileNotFoundError as error:
-            _parser().error(f"--photographs: {error}")
-        for device in options.device or _devices():
-            machine.choose_device(device)
-            for job in options.jobs or JOBS:
-                if device == "cpu" or job not in CPU_ONLY:
-                    _measure(job, options, files)
+    for device in options.device or _devices():
+        machine.choose_device(device)
+        for job in options.jobs or JOBS:
+            if device == "cpu" or job not in CPU_ONLY:
+                _measure(job, options)
     summary.main()
 
 
-def _measure(job: str, options: argparse.Namespace, files: list[Path]) -> None:
-    rounds = options.rounds or ROUNDS.get(job, 7)
+def _measure(job: str, options: argparse.Namespace) -> None:
+    rounds = options.rounds or ROUNDS[job]
     configuration: dict[str, Any] = {"rounds": rounds, "device": machine.device()}
     if job in OF_FILES:
         configuration["photographs"] = str(options.photographs or "scikit-image's, cut into pieces")
-        results = OF_FILES[job](rounds, files)
+        with photographs(options.photographs) as files:
+            results = OF_FILES[job](rounds, files)
     else:
         results = OTHERS[job](rounds)
-    figures.keep(job, results, configuration)
+    measurements.keep(job, results, configuration)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +76,11 @@ def _check(options: argparse.Namespace) -> None:
         error(f"no job {', '.join(unknown)}; there are {', '.join(JOBS)}")
     if options.rounds is not None and options.rounds < 1:
         error(f"--rounds is {options.rounds}; a median needs 1 or more, its interval 6")
+    if options.photographs and not files_below(options.photographs):
+        error(
+            f"no photographs (*.jpg, *.jpeg) in {options.photographs}; name a folder that has some, "
+            "or leave --photographs out"
+        )
     missing = [name for name in ("torch", "torchvision", "timm") if not _is_installed(name)]
     if missing and options.jobs != ["scaling"]:
         error(
@@ -88,7 +88,7 @@ def _check(options: argparse.Namespace) -> None:
             "run `pip install -c constraints.txt -e '.[torch,fast]'`, or only the job `scaling`"
         )
     if "gpu" in (options.device or ()) and (problem := machine.gpu_problem()):
-        error(f"--device gpu: {problem}")
+        error(f"--device gpu: {problem}; --device cpu needs none")
 
 
 def _devices() -> list[Device]:

@@ -15,9 +15,8 @@ from typing import Any
 
 from benchmarks.inference import REGISTERS
 from benchmarks.pytorch import timm_model
-from benchmarks.race import Step, race, table
+from benchmarks.race import OURS, Step, race, table
 
-OURS = "ours"
 WITH_TORCH = "torch.load + Orbax"
 
 

@@ -4,7 +4,6 @@ DeiT-III Small with 4 registers, 224 px; a batch of 32 and float32 on a CPU, of 
 bfloat16 on a GPU.
 """
 
-import contextlib
 import functools
 import os
 from pathlib import Path
@@ -14,11 +13,10 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.machine import device
-from benchmarks.pytorch import MEAN, STD, finish, normalised, timm_model, torch_device
-from benchmarks.race import SetUp, Step, race, table
+from benchmarks.pytorch import MEAN, STD, finish, normalised, products_in, timm_model, torch_device
+from benchmarks.race import OURS, SetUp, Step, race, table
 
 SIZE, REGISTERS = 224, 4
-OURS = "ours"
 
 
 def batch_size() -> int:
@@ -39,12 +37,9 @@ def timm_logits(compiled: bool, dtype: str = "float32") -> Step:
     """Plain inference, eager or by `torch.compile`."""
     torch, model = timm_model(REGISTERS, compiled)
     images = normalised(torch, pixels()).contiguous()
-    types: Any = contextlib.nullcontext()
-    if dtype == "bfloat16":
-        types = torch.autocast(torch_device(), dtype=torch.bfloat16)
 
     def step():
-        with torch.inference_mode(), types:
+        with torch.inference_mode(), products_in(torch, dtype):
             model(images)
         finish(torch)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.inference import OURS, REGISTERS, our_model
+from benchmarks.inference import REGISTERS, our_model
 from benchmarks.pytorch import MEAN, STD, start_torch, timm_model, torch_device
-from benchmarks.race import SetUp, Step, race, table
+from benchmarks.race import OURS, SetUp, Step, race, table
 
 DIM = 384
 MAPS = {(14, 14): 64, (28, 37): 8, (60, 60): 2}

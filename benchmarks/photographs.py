@@ -19,19 +19,18 @@ SUFFIXES = {".jpg", ".jpeg"}
 
 @contextlib.contextmanager
 def photographs(folder: Path | None) -> Iterator[list[Path]]:
-    """The files of one flat folder, at most `COUNT`: the first below `folder`, or a made one.
-
-    Raises:
-      FileNotFoundError: If there are none in `folder`.
-    """
+    """At most `COUNT` files of one folder: `files_below` a given one, or made ones."""
     if folder is not None:
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-        if not files:
-            raise FileNotFoundError(f"no photographs (*.jpg, *.jpeg) in {folder}")
-        yield [path for path in files if path.parent == files[0].parent][:COUNT]
+        yield files_below(folder)
         return
     with tempfile.TemporaryDirectory() as name:
         yield [_write(Path(name), index) for index in range(COUNT)]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """At most `COUNT` JPEG files that lie together in a folder, or in the first one below it."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return [path for path in files if path.parent == files[0].parent][:COUNT]
 
 
 def _write(folder: Path, index: int) -> Path:

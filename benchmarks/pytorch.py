@@ -1,5 +1,6 @@
 """PyTorch as its users would set it up: all cores, or the GPU with TF32 as JAX uses it."""
 
+import contextlib
 import os
 import warnings
 from typing import Any
@@ -38,6 +39,13 @@ def timm_model(num_registers: int, compiled: bool = False) -> tuple[Any, Any]:
 
     model = timm.create_model(MODEL, reg_tokens=num_registers).eval().to(torch_device())
     return torch, (torch.compile(model) if compiled else model)
+
+
+def products_in(torch: Any, dtype: str) -> contextlib.AbstractContextManager[Any]:
+    """Where matrix products have inputs of a type: "float32" or "bfloat16"."""
+    if dtype == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(torch_device(), dtype=getattr(torch, dtype))
 
 
 def normalised(torch: Any, pixels: np.ndarray) -> Any:

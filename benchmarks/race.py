@@ -11,6 +11,8 @@ from typing import Any
 
 from benchmarks.machine import peak_mb
 
+OURS = "ours"
+"""The rival that is this project; several of it are called "ours, ..."."""
 Step = Callable[[], object]
 SetUp = Callable[[], Step]
 """Prepares a rival in a process of its own and returns what is to be timed."""

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import newest
+from benchmarks.measurements import newest
+from benchmarks.race import OURS
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- speed: python -m benchmarks -->", "<!-- end of speed -->"
@@ -23,13 +24,13 @@ def rows(figures: Mapping[str, Any]) -> Iterator[str]:
     for result in figures["results"]:
         ours = result["rivals"][result["ours"]]
         for name, theirs in result["rivals"].items():
-            if name == result["ours"] or (name.startswith("ours") and result["images"] > 1):
+            if name == result["ours"] or (name.startswith(OURS) and result["images"] > 1):
                 continue
             low, high = theirs["interval"]
             ratio = f"**{theirs['ours_is_x_times_as_fast']:.2f}** ({low:.2f} to {high:.2f})"
             # Of a process that starts others, the peak counts the starter as well.
             memory = f"{ours['peak_mb'] / theirs['peak_mb']:.2f}" if result["images"] > 1 else ""
-            job = result["job"] + ("" if result["ours"] == "ours" else f"; {result['ours']}")
+            job = result["job"] + ("" if result["ours"] == OURS else f"; {result['ours']}")
             yield (
                 f"| {job} | {name} | {_time(theirs, result['images'])} | "
                 f"{_time(ours, result['images'])} | {ratio} | {memory} |"

@@ -4,7 +4,6 @@ DeiT-III Small with 4 registers and LAMB, Tiny with 4 registers and AdamW; 224 p
 cross-entropy. Float32 on a CPU; TF32 and bfloat16 on a GPU, where `torch.compile` races too.
 """
 
-import contextlib
 import dataclasses
 import functools
 from typing import Any, Literal, NamedTuple
@@ -12,10 +11,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from benchmarks.machine import device
-from benchmarks.pytorch import normalised, start_torch, torch_device
-from benchmarks.race import SetUp, Step, race, table
+from benchmarks.pytorch import normalised, products_in, start_torch, torch_device
+from benchmarks.race import OURS, SetUp, Step, race, table
 
-OURS = "ours"
 SIZE, REGISTERS, NUM_CLASSES = 224, 4, 1000
 RATE, DECAY = 4e-3, 0.05
 
@@ -72,12 +70,9 @@ def torch_step(job: Job, compiled: bool) -> Step:
     pixels, labels = batch_of(job)
     classes = torch.from_numpy(labels).long().to(torch_device())
     targets = torch.nn.functional.one_hot(classes, NUM_CLASSES).float()
-    types: Any = contextlib.nullcontext()
-    if job.dtype == "bfloat16":
-        types = torch.autocast(torch_device(), dtype=torch.bfloat16)
 
     def step() -> float:
-        with types:
+        with products_in(torch, job.dtype):
             logits = forward(normalised(torch, pixels))
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), targets)
         optimizer.zero_grad(set_to_none=True)

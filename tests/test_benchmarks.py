@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from benchmarks import figures, machine, summary
+from benchmarks import machine, measurements, summary
 from benchmarks.photographs import COUNT, HEIGHT, WIDTH, photographs
 from benchmarks.race import Timing, median_interval, table
 
@@ -58,15 +58,15 @@ def test_a_medians_interval_leaves_out_as_much_as_the_binomial_allows(count):
 def test_a_job_measured_again_takes_the_place_of_its_figures_and_leaves_the_others(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+    monkeypatch.setattr(measurements, "RESULTS", tmp_path)
     old = tmp_path / f"2020-01-01-{machine.kind()}.json"
     jobs = {"lost": {"results": ["old"]}, "input": {"results": ["kept"]}}
     description = {"kind": machine.kind(), "processor": "", "versions": {}}
     old.write_text(json.dumps({"date": "2020-01-01", "jobs": jobs, "machine": description}))
-    figures.keep("training", results(), {"rounds": 3})
-    path = figures.keep("lost", results(), {"rounds": 3})
+    measurements.keep("training", results(), {"rounds": 3})
+    path = measurements.keep("lost", results(), {"rounds": 3})
     assert path.name == f"{datetime.date.today().isoformat()}-{machine.kind()}.json"
-    found = figures.newest()[machine.kind()]
+    found = measurements.newest()[machine.kind()]
     assert found["input"]["results"] == ["kept"]
     assert found["lost"]["date"] == found["training"]["date"] == datetime.date.today().isoformat()
     assert found["lost"]["configuration"] == {"rounds": 3}

@@ -167,8 +167,8 @@ def box_taps(radius: Float[Array, " b"]) -> UInt32[Array, "b 3"]:
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
     part /= 6 * (variance - (whole + 1) ** 2)
     inner = (2**WEIGHT_BITS / (2 * (whole + part) + 1)).astype(jnp.uint32)
+    outer = (2**WEIGHT_BITS - (2 * whole + 1).astype(jnp.uint32) * inner) // 2
     is_wide = whole == 1
-    outer = (2**WEIGHT_BITS - jnp.where(is_wide, 3, 1).astype(jnp.uint32) * inner) // 2
     return jnp.stack(
         [inner, jnp.where(is_wide, inner, outer), jnp.where(is_wide, outer, 0)], axis=1
     )

@@ -74,6 +74,7 @@ class Browser:
 
     def open(self, page: Path, width: int = 1280, dark: bool = False) -> None:
         """Loads a page of the disk, with all that it asks for."""
+        assert page.is_file()
         self.events.clear()
         self.call(
             "Emulation.setDeviceMetricsOverride",

@@ -52,6 +52,17 @@ def model(label, registers, answer):
     }
 
 
+def write_illustrated(folder: Path) -> Path:
+    """Results with one figure for all images, and one of single images."""
+    pictures = [
+        {"file": name, "vector": "", "title": f"Figure {name}", "caption": "A <caption>."}
+        for name in ("norms.png", "norm_maps.png")
+    ]
+    written = write_results(folder, figures=pictures)
+    (written / "norm_maps.png").write_bytes(PIXEL)
+    return written
+
+
 def write_results(folder: Path, **changes) -> Path:
     folder.mkdir()
     (folder / "norms.png").write_bytes(PIXEL)

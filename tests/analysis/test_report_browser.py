@@ -6,7 +6,7 @@ from analysis.options import ReportOptions
 from analysis.report.contents import collect
 from analysis.report.page import page as render
 from tests.analysis.browser import Browser
-from tests.analysis.test_report import PIXEL, write_results
+from tests.analysis.test_report import write_illustrated
 
 FOCUS = "(e => e.getAttribute('aria-label') || e.textContent.trim())(document.activeElement)"
 IS_OPEN = "document.querySelector('dialog').open"
@@ -15,12 +15,7 @@ IS_OPEN = "document.querySelector('dialog').open"
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
-    pictures = [
-        {"file": name, "vector": "", "title": f"Figure {name}", "caption": "A caption."}
-        for name in ("norms.png", "more.png")
-    ]
-    norms = write_results(folder / "norms", figures=pictures)
-    (norms / "more.png").write_bytes(PIXEL)
+    norms = write_illustrated(folder / "norms")
     path = folder / "report.html"
     path.write_text(render(collect(ReportOptions(results=(norms,), out=path))))
     return path

@@ -9,7 +9,7 @@ import analysis.report
 from analysis.options import ReportOptions
 from analysis.report.contents import Picture, collect
 from analysis.report.page import page as render
-from tests.analysis.test_report import PIXEL, Page, write_results
+from tests.analysis.test_report import Page, write_illustrated, write_results
 
 STYLE = Path(analysis.report.__file__).with_name("style.css.jinja")
 AA = 4.5
@@ -19,12 +19,7 @@ AA = 4.5
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Page:
     folder = tmp_path_factory.mktemp("page")
-    pictures = [
-        {"file": name, "vector": "", "title": f"Figure {name}", "caption": "A <caption>."}
-        for name in ("norms.png", "norm_maps.png")
-    ]
-    norms = write_results(folder / "norms", figures=pictures)
-    (norms / "norm_maps.png").write_bytes(PIXEL)
+    norms = write_illustrated(folder / "norms")
     again = write_results(folder / "again")
     options = ReportOptions(results=(norms, again), out=folder / "report.html")
     return Page(render(collect(options)))
