@@ -1,5 +1,5 @@
-"""`python -m analysis` is `regvit-analyze`."""
+"""`python -m regvit_jax.analysis` is `regvit-analyze`."""
 
-from analysis.cli import main
+from regvit_jax.analysis.cli import main
 
 main()

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from analysis import (
+from regvit_jax.analysis import (
     attention_command,
     compare,
     lost_command,
@@ -14,7 +14,7 @@ from analysis import (
     reconstruction_command,
     similarity_command,
 )
-from analysis.options import (
+from regvit_jax.analysis.options import (
     AllOptions,
     AttentionOptions,
     CompareOptions,
@@ -26,11 +26,11 @@ from analysis.options import (
     ReportOptions,
     SimilarityOptions,
 )
-from analysis.parts import open_labelled_parts, open_parts
-from analysis.question import Question, answer_all
-from analysis.report.page import write_report
-from analysis.results import has_results
-from analysis.spool import Spool
+from regvit_jax.analysis.parts import open_labelled_parts, open_parts
+from regvit_jax.analysis.question import Question, answer_all
+from regvit_jax.analysis.report.page import write_report
+from regvit_jax.analysis.results import has_results
+from regvit_jax.analysis.spool import Spool
 from regvit_jax.checkpoint import resolve
 from regvit_jax.errors import InputError
 

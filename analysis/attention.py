@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from analysis.attention_outliers import OutlierMass, OutlierMassStore
-from analysis.bootstrap import Bootstrap, Estimate
-from analysis.norms import last_norms
+from regvit_jax.analysis.attention_outliers import OutlierMass, OutlierMassStore
+from regvit_jax.analysis.bootstrap import Bootstrap, Estimate
+from regvit_jax.analysis.norms import last_norms
 from regvit_jax.checkpoint import Params
 from regvit_jax.config import ViTConfig
 from regvit_jax.model import ViTTrace

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from analysis.attention import (
+from regvit_jax.analysis.attention import (
     COMPARED_DEFINITION,
     Accumulator,
     AttentionSummary,
@@ -17,11 +17,11 @@ from analysis.attention import (
     query_names,
     summarise_attention,
 )
-from analysis.attention_rollout import rollout_maps
-from analysis.bootstrap import Bootstrap
-from analysis.options import AttentionOptions
-from analysis.plotting.attention import ShownAttention
-from analysis.subjects import Subject
+from regvit_jax.analysis.attention_rollout import rollout_maps
+from regvit_jax.analysis.bootstrap import Bootstrap
+from regvit_jax.analysis.options import AttentionOptions
+from regvit_jax.analysis.plotting.attention import ShownAttention
+from regvit_jax.analysis.subjects import Subject
 from regvit_jax.checkpoint import Params
 from regvit_jax.data import Batch
 from regvit_jax.model import DeiT3

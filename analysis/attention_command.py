@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from analysis.attention import COMPARED_DEFINITION, MEASURES
-from analysis.attention_collector import Attended, AttentionCollector
-from analysis.attention_outliers import outlier_part
-from analysis.bootstrap import Bootstrap, Estimate
-from analysis.epochs import training_runs
-from analysis.options import AttentionOptions
-from analysis.pairs import compared_pairs
-from analysis.plotting import Figure, save_figure
-from analysis.plotting.attention import (
+from regvit_jax.analysis.attention import COMPARED_DEFINITION, MEASURES
+from regvit_jax.analysis.attention_collector import Attended, AttentionCollector
+from regvit_jax.analysis.attention_outliers import outlier_part
+from regvit_jax.analysis.bootstrap import Bootstrap, Estimate
+from regvit_jax.analysis.epochs import training_runs
+from regvit_jax.analysis.options import AttentionOptions
+from regvit_jax.analysis.pairs import compared_pairs
+from regvit_jax.analysis.plotting import Figure, save_figure
+from regvit_jax.analysis.plotting.attention import (
     AttentionPanel,
     average_figure,
     by_layer_figure,
@@ -23,10 +23,10 @@ from analysis.plotting.attention import (
     side_by_side_figure,
     similarity_figure,
 )
-from analysis.plotting.epochs import Curves, curves_figure
-from analysis.question import Question, answer
-from analysis.results import FigureFile, ResultFolder, comparison, estimate_columns
-from analysis.subjects import choose_images, choose_shown, images_json, open_subjects
+from regvit_jax.analysis.plotting.epochs import Curves, curves_figure
+from regvit_jax.analysis.question import Question, answer
+from regvit_jax.analysis.results import FigureFile, ResultFolder, comparison, estimate_columns
+from regvit_jax.analysis.subjects import choose_images, choose_shown, images_json, open_subjects
 from regvit_jax.checkpoint import versions
 from regvit_jax.data import Source
 from regvit_jax.tokens import resolve_layers

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from analysis.bootstrap import Bootstrap, Estimate
-from analysis.outliers import thresholds
-from analysis.store import ColumnStore
+from regvit_jax.analysis.bootstrap import Bootstrap, Estimate
+from regvit_jax.analysis.outliers import thresholds
+from regvit_jax.analysis.store import ColumnStore
 
 
 class OutlierMass(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from analysis.options import (
+from regvit_jax.analysis.options import (
     AllOptions,
     AttentionOptions,
     CompareOptions,
@@ -32,14 +32,14 @@ Command = (
 )
 
 ANALYSES: dict[type, str] = {
-    NormsOptions: "analysis.norms_command",
-    AttentionOptions: "analysis.attention_command",
-    ProbeOptions: "analysis.probe_command",
-    AllOptions: "analysis.all_command",
-    CompareOptions: "analysis.compare",
-    LostOptions: "analysis.lost_command",
-    SimilarityOptions: "analysis.similarity_command",
-    ReconstructionOptions: "analysis.reconstruction_command",
+    NormsOptions: "regvit_jax.analysis.norms_command",
+    AttentionOptions: "regvit_jax.analysis.attention_command",
+    ProbeOptions: "regvit_jax.analysis.probe_command",
+    AllOptions: "regvit_jax.analysis.all_command",
+    CompareOptions: "regvit_jax.analysis.compare",
+    LostOptions: "regvit_jax.analysis.lost_command",
+    SimilarityOptions: "regvit_jax.analysis.similarity_command",
+    ReconstructionOptions: "regvit_jax.analysis.reconstruction_command",
 }
 """Where each question is answered: a module with `analyse(options)`, which writes the results and
 returns them, and `summary_lines(results)`."""
@@ -68,7 +68,7 @@ def _main() -> None:
 def _dispatch(options: Any) -> list[str]:
     """Runs a command; what it answers, line by line. Heavy imports wait until here."""
     if isinstance(options, ReportOptions):
-        from analysis.report.page import write_report
+        from regvit_jax.analysis.report.page import write_report
 
         write_report(options)
         return [f"Report: {options.out}"]

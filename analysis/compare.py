@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.bootstrap import Estimate
-from analysis.headlines import HEADLINES, Headline, find
-from analysis.options import CompareOptions
-from analysis.plotting import save_figure
-from analysis.plotting.compare import NumberPanel, headlines_figure
-from analysis.results import FigureFile, ResultFolder, estimate_columns, read_results
+from regvit_jax.analysis.bootstrap import Estimate
+from regvit_jax.analysis.headlines import HEADLINES, Headline, find
+from regvit_jax.analysis.options import CompareOptions
+from regvit_jax.analysis.plotting import save_figure
+from regvit_jax.analysis.plotting.compare import NumberPanel, headlines_figure
+from regvit_jax.analysis.results import FigureFile, ResultFolder, estimate_columns, read_results
 from regvit_jax.checkpoint import versions
 from regvit_jax.errors import InputError
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from analysis.subjects import Subject
+from regvit_jax.analysis.subjects import Subject
 
 _WITHIN_A_RUN = ("epochs", "model", "best", "ema")
 """Folders of a training run in which it keeps checkpoints (`train/rundir.py`)."""

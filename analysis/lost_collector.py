@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from analysis.annotated import Survey
-from analysis.extract import Extractor
-from analysis.lost import Lost, centred, lost
-from analysis.lost_rules import LostRules, Setting
-from analysis.options import Feature, LostOptions
-from analysis.subjects import Subject
+from regvit_jax.analysis.annotated import Survey
+from regvit_jax.analysis.extract import Extractor
+from regvit_jax.analysis.lost import Lost, centred, lost
+from regvit_jax.analysis.lost_rules import LostRules, Setting
+from regvit_jax.analysis.options import Feature, LostOptions
+from regvit_jax.analysis.subjects import Subject
 from regvit_jax.console import progress
 from regvit_jax.data import Batch, Batches, Source
 from regvit_jax.errors import InputError

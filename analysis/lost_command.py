@@ -1,6 +1,6 @@
 """What does `regvit-analyze lost` do? From checkpoints and images to a result folder.
 
-Beside what every `results.json` holds (`analysis.results`), LOST's has
+Beside what every `results.json` holds (`regvit_jax.analysis.results`), LOST's has
 
   data          is_annotated; num_with_object and num_without_object of the images analysed;
                 num_dropped, of annotated images that the rules leave out altogether
@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from analysis.annotated import Survey, survey
-from analysis.bootstrap import Estimate
-from analysis.lost_collector import LostCollector, run_groups
-from analysis.lost_results import (
+from regvit_jax.analysis.annotated import Survey, survey
+from regvit_jax.analysis.bootstrap import Estimate
+from regvit_jax.analysis.lost_collector import LostCollector, run_groups
+from regvit_jax.analysis.lost_results import (
     Found,
     baselines_json,
     comparisons_json,
@@ -38,13 +38,19 @@ from analysis.lost_results import (
     write_predictions,
     write_tables,
 )
-from analysis.lost_rules import LostRules, settings_of
-from analysis.lost_scores import Scene, overlaps
-from analysis.options import LostOptions
-from analysis.plotting import save_figure
-from analysis.plotting.lost import BoxPanel, boxes_figure, corloc_figure
-from analysis.results import FigureFile, ResultFolder
-from analysis.subjects import Subject, choose_images, choose_shown, images_json, open_subjects
+from regvit_jax.analysis.lost_rules import LostRules, settings_of
+from regvit_jax.analysis.lost_scores import Scene, overlaps
+from regvit_jax.analysis.options import LostOptions
+from regvit_jax.analysis.plotting import save_figure
+from regvit_jax.analysis.plotting.lost import BoxPanel, boxes_figure, corloc_figure
+from regvit_jax.analysis.results import FigureFile, ResultFolder
+from regvit_jax.analysis.subjects import (
+    Subject,
+    choose_images,
+    choose_shown,
+    images_json,
+    open_subjects,
+)
 from regvit_jax.checkpoint import versions
 from regvit_jax.data import Source
 from regvit_jax.errors import InputError

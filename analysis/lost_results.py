@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from analysis.bootstrap import Bootstrap
-from analysis.lost_collector import ShownMask
-from analysis.lost_rules import FEATURE_RULE, Setting
-from analysis.lost_scores import (
+from regvit_jax.analysis.bootstrap import Bootstrap
+from regvit_jax.analysis.lost_collector import ShownMask
+from regvit_jax.analysis.lost_rules import FEATURE_RULE, Setting
+from regvit_jax.analysis.lost_scores import (
     BASELINES,
     Scene,
     baseline_overlaps,
@@ -19,10 +19,10 @@ from analysis.lost_scores import (
     hits,
     score,
 )
-from analysis.options import LostOptions
-from analysis.pairs import compared_pairs
-from analysis.results import COMPARISONS_TABLE, ResultFolder, estimate_columns
-from analysis.subjects import Subject
+from regvit_jax.analysis.options import LostOptions
+from regvit_jax.analysis.pairs import compared_pairs
+from regvit_jax.analysis.results import COMPARISONS_TABLE, ResultFolder, estimate_columns
+from regvit_jax.analysis.subjects import Subject
 from regvit_jax.boxes import HIT_IOU
 
 Json = dict[str, Any]

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from analysis.annotated import Facts
-from analysis.options import Feature, LostOptions, Protocol
-from analysis.subjects import Subject
+from regvit_jax.analysis.annotated import Facts
+from regvit_jax.analysis.options import Feature, LostOptions, Protocol
+from regvit_jax.analysis.subjects import Subject
 from regvit_jax.boxes import Frame, visible
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.tokens import resolve_layers

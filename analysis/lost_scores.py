@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
 
-from analysis.bootstrap import COVERAGE, Bootstrap, Estimate
+from regvit_jax.analysis.bootstrap import COVERAGE, Bootstrap, Estimate
 from regvit_jax.boxes import HIT_IOU, best_iou, central_box, full_box
 
 BASELINES = {"central_box": central_box, "full_image": full_box}

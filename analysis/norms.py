@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from analysis.bootstrap import Bootstrap, Estimate
-from analysis.mixture import fit_mixture
-from analysis.outliers import Verdict, judge, shape_tests, shares, thresholds
-from analysis.store import ColumnStore
+from regvit_jax.analysis.bootstrap import Bootstrap, Estimate
+from regvit_jax.analysis.mixture import fit_mixture
+from regvit_jax.analysis.outliers import Verdict, judge, shape_tests, shares, thresholds
+from regvit_jax.analysis.store import ColumnStore
 from regvit_jax.model import ViTTrace
 from regvit_jax.tokens import TokenLayout
 

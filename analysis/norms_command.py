@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.bootstrap import Bootstrap, Estimate
-from analysis.epochs import Run, training_runs
-from analysis.norms import (
+from regvit_jax.analysis.bootstrap import Bootstrap, Estimate
+from regvit_jax.analysis.epochs import Run, training_runs
+from regvit_jax.analysis.norms import (
     NormStore,
     NormSummary,
     compared_features,
@@ -17,12 +17,12 @@ from analysis.norms import (
     paired_differences,
     summarise,
 )
-from analysis.options import NormsOptions
-from analysis.outliers import Verdict, is_tautological
-from analysis.pairs import compared_pairs
-from analysis.plotting import Figure, save_figure
-from analysis.plotting.epochs import Curves, curves_figure
-from analysis.plotting.norms import (
+from regvit_jax.analysis.options import NormsOptions
+from regvit_jax.analysis.outliers import Verdict, is_tautological
+from regvit_jax.analysis.pairs import compared_pairs
+from regvit_jax.analysis.plotting import Figure, save_figure
+from regvit_jax.analysis.plotting.epochs import Curves, curves_figure
+from regvit_jax.analysis.plotting.norms import (
     NormPanel,
     ShownImage,
     by_layer_figure,
@@ -31,9 +31,15 @@ from analysis.plotting.norms import (
     maps_figure,
     positions_figure,
 )
-from analysis.question import Question, answer
-from analysis.results import FigureFile, ResultFolder, comparison, estimate_columns
-from analysis.subjects import Subject, choose_images, choose_shown, images_json, open_subjects
+from regvit_jax.analysis.question import Question, answer
+from regvit_jax.analysis.results import FigureFile, ResultFolder, comparison, estimate_columns
+from regvit_jax.analysis.subjects import (
+    Subject,
+    choose_images,
+    choose_shown,
+    images_json,
+    open_subjects,
+)
 from regvit_jax.checkpoint import versions
 from regvit_jax.data import Batch, Source
 from regvit_jax.model import DeiT3

@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from analysis.bootstrap import Bootstrap, Estimate
+from regvit_jax.analysis.bootstrap import Bootstrap, Estimate
 
 MIN_SHARE, MAX_SHARE = 0.0005, 0.10
 FAR = 2.0

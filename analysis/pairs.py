@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Hashable, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
-from analysis.epochs import place_in_run
-from analysis.subjects import Subject
+from regvit_jax.analysis.epochs import place_in_run
+from regvit_jax.analysis.subjects import Subject
 
 
 @runtime_checkable

@@ -5,8 +5,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Int
 
-from analysis.options import ProbeOptions, ReconstructionOptions
-from analysis.subjects import some_of
+from regvit_jax.analysis.options import ProbeOptions, ReconstructionOptions
+from regvit_jax.analysis.subjects import some_of
 from regvit_jax.data import Source, check_same_classes, open_source
 from regvit_jax.errors import InputError
 

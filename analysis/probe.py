@@ -16,16 +16,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from analysis import logistic
-from analysis.bootstrap import Bootstrap, Estimate
-from analysis.neighbours import vote
-from analysis.outliers import Verdict, judge, thresholds
-from analysis.probe_tokens import NORMAL, OUTLIER, TokenStore, WithoutOutlier
+from regvit_jax.analysis import logistic
+from regvit_jax.analysis.bootstrap import Bootstrap, Estimate
+from regvit_jax.analysis.neighbours import vote
+from regvit_jax.analysis.outliers import Verdict, judge, thresholds
+from regvit_jax.analysis.probe_tokens import NORMAL, OUTLIER, TokenStore, WithoutOutlier
 
 HELD_OUT = 0.1
 """Share of the training images that the strength and the number of neighbours are chosen on."""
 GROUP = "group"
-"""Definition of an outlier: belongs to the separate group that `analysis.outliers` found."""
+"""Definition of an outlier: belongs to the separate group that `outliers.judge` found."""
 _EXACT = 1e-8
 
 

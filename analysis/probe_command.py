@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from analysis.bootstrap import Estimate
-from analysis.extract import extract
-from analysis.options import ProbeOptions
-from analysis.pairs import compared_pairs
-from analysis.parts import Parts, open_labelled_parts
-from analysis.plotting import save_figure
-from analysis.plotting.probe import ProbePanel, accuracy_figure, strengths_figure
-from analysis.probe import (
+from regvit_jax.analysis.bootstrap import Estimate
+from regvit_jax.analysis.extract import extract
+from regvit_jax.analysis.options import ProbeOptions
+from regvit_jax.analysis.pairs import compared_pairs
+from regvit_jax.analysis.parts import Parts, open_labelled_parts
+from regvit_jax.analysis.plotting import save_figure
+from regvit_jax.analysis.plotting.probe import ProbePanel, accuracy_figure, strengths_figure
+from regvit_jax.analysis.probe import (
     KindResult,
     Outliers,
     ProbePlan,
@@ -24,9 +24,9 @@ from analysis.probe import (
     find_outliers,
     probe_kinds,
 )
-from analysis.probe_tokens import CLS, NORMAL, OUTLIER, TokenStore, probed_tokens
-from analysis.results import FigureFile, ResultFolder, comparison, estimate_columns
-from analysis.subjects import Subject, images_json, open_batches, open_subjects
+from regvit_jax.analysis.probe_tokens import CLS, NORMAL, OUTLIER, TokenStore, probed_tokens
+from regvit_jax.analysis.results import FigureFile, ResultFolder, comparison, estimate_columns
+from regvit_jax.analysis.subjects import Subject, images_json, open_batches, open_subjects
 from regvit_jax.checkpoint import versions
 from regvit_jax.console import progress
 from regvit_jax.data import Source

@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from analysis.norms import l2_norm, last_norms
-from analysis.outliers import MAX_SHARE
-from analysis.store import ColumnStore
+from regvit_jax.analysis.norms import l2_norm, last_norms
+from regvit_jax.analysis.outliers import MAX_SHARE
+from regvit_jax.analysis.store import ColumnStore
 from regvit_jax.data import Batch
 from regvit_jax.model import ViTTrace
 from regvit_jax.tokens import TokenLayout

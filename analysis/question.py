@@ -17,11 +17,11 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from analysis.extract import Tree, extract
-from analysis.options import ImageOptions
-from analysis.results import ResultFolder
-from analysis.spool import Spool, SpooledPass
-from analysis.subjects import Subject, open_batches
+from regvit_jax.analysis.extract import Tree, extract
+from regvit_jax.analysis.options import ImageOptions
+from regvit_jax.analysis.results import ResultFolder
+from regvit_jax.analysis.spool import Spool, SpooledPass
+from regvit_jax.analysis.subjects import Subject, open_batches
 from regvit_jax.checkpoint import Params, versions
 from regvit_jax.data import Batch, Batches, Source
 from regvit_jax.errors import InputError

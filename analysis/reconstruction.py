@@ -26,9 +26,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, UInt8
 
-from analysis.fit import Fit, fit
-from analysis.norms import last_norms
-from analysis.store import ColumnStore
+from regvit_jax.analysis.fit import Fit, fit
+from regvit_jax.analysis.norms import last_norms
+from regvit_jax.analysis.store import ColumnStore
 from regvit_jax.errors import InputError
 from regvit_jax.model import ViTTrace
 from regvit_jax.preprocess import Preprocess

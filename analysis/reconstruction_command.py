@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from analysis.bootstrap import Bootstrap, Estimate
-from analysis.extract import extract
-from analysis.fit import Fit
-from analysis.options import ReconstructionOptions
-from analysis.outliers import is_tautological
-from analysis.pairs import compared_pairs
-from analysis.parts import Part, open_parts
-from analysis.reconstruction import (
+from regvit_jax.analysis.bootstrap import Bootstrap, Estimate
+from regvit_jax.analysis.extract import extract
+from regvit_jax.analysis.fit import Fit
+from regvit_jax.analysis.options import ReconstructionOptions
+from regvit_jax.analysis.outliers import is_tautological
+from regvit_jax.analysis.pairs import compared_pairs
+from regvit_jax.analysis.parts import Part, open_parts
+from regvit_jax.analysis.reconstruction import (
     Budget,
     Mlp,
     NormalEquations,
@@ -25,17 +25,23 @@ from analysis.reconstruction import (
     normalised_patches,
     patch_features,
 )
-from analysis.reconstruction_errors import (
+from regvit_jax.analysis.reconstruction_errors import (
     GroupErrors,
     error_columns,
     pixel_probes,
     summarise_errors,
     token_errors,
 )
-from analysis.reconstruction_pictures import ShownReconstruction, rebuild
-from analysis.results import ResultFolder, comparison
-from analysis.store import ColumnStore
-from analysis.subjects import Subject, choose_shown, images_json, open_batches, open_subjects
+from regvit_jax.analysis.reconstruction_pictures import ShownReconstruction, rebuild
+from regvit_jax.analysis.results import ResultFolder, comparison
+from regvit_jax.analysis.store import ColumnStore
+from regvit_jax.analysis.subjects import (
+    Subject,
+    choose_shown,
+    images_json,
+    open_batches,
+    open_subjects,
+)
 from regvit_jax.checkpoint import unflatten, versions
 from regvit_jax.config import ViTConfig
 from regvit_jax.errors import InputError
@@ -89,7 +95,7 @@ def analyse(options: ReconstructionOptions) -> dict[str, Any]:
     folder = ResultFolder(options.out, "reconstruction", configuration, options.overwrite)
     with folder:
         if options.protocol == "study":
-            from analysis.reconstruction_study_command import write_study
+            from regvit_jax.analysis.reconstruction_study_command import write_study
 
             results = write_study(folder, subjects, options, training, judged)
         else:
@@ -237,7 +243,7 @@ def _padded(function, size: int, *arrays) -> dict[str, np.ndarray]:
 def _write(
     folder: ResultFolder, models: Sequence[Reconstructed], options, training: Part, judged: Part
 ) -> dict[str, Any]:
-    from analysis.reconstruction_files import write_figures, write_probes, write_tables
+    from regvit_jax.analysis.reconstruction_files import write_figures, write_probes, write_tables
 
     write_probes(folder, models)
     comparisons = _comparisons(models, options)

@@ -24,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from analysis.bootstrap import Bootstrap, Estimate, Resampled
-from analysis.outliers import shares, thresholds
-from analysis.reconstruction import Probes, apply_dense, apply_mlp, normalised_patches
-from analysis.store import ColumnStore
+from regvit_jax.analysis.bootstrap import Bootstrap, Estimate, Resampled
+from regvit_jax.analysis.outliers import shares, thresholds
+from regvit_jax.analysis.reconstruction import Probes, apply_dense, apply_mlp, normalised_patches
+from regvit_jax.analysis.store import ColumnStore
 from regvit_jax.preprocess import Preprocess
 
 SPACES = ("normalised", "rgb")

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.options import ReconstructionOptions
-from analysis.plotting import save_figure
-from analysis.plotting.reconstruction import (
+from regvit_jax.analysis.options import ReconstructionOptions
+from regvit_jax.analysis.plotting import save_figure
+from regvit_jax.analysis.plotting.reconstruction import (
     GroupsPanel,
     groups_figure,
     pictures_figure,
 )
-from analysis.reconstruction import save_probe
-from analysis.reconstruction_command import SHOWN_DEFINITION, Reconstructed, estimates
-from analysis.results import FigureFile, ResultFolder, estimate_columns
+from regvit_jax.analysis.reconstruction import save_probe
+from regvit_jax.analysis.reconstruction_command import SHOWN_DEFINITION, Reconstructed, estimates
+from regvit_jax.analysis.results import FigureFile, ResultFolder, estimate_columns
 
 TABLE_GROUPS = ("all", "normal", "outlier")
 

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from analysis.reconstruction import Probes, apply_dense, apply_mlp, normalised_patches
-from analysis.subjects import Subject
+from regvit_jax.analysis.reconstruction import Probes, apply_dense, apply_mlp, normalised_patches
+from regvit_jax.analysis.subjects import Subject
 from regvit_jax.model import patchify, unpatchify
 
 

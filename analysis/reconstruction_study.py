@@ -26,8 +26,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from analysis.fit import Fit, fit
-from analysis.reconstruction import (
+from regvit_jax.analysis.fit import Fit, fit
+from regvit_jax.analysis.reconstruction import (
     BATCH_IMAGES,
     LEARNING_RATE,
     WEIGHT_DECAY,
@@ -35,7 +35,7 @@ from analysis.reconstruction import (
     Mlp,
     apply_mlp,
 )
-from analysis.store import ColumnStore
+from regvit_jax.analysis.store import ColumnStore
 from regvit_jax.model import DeiT3, ViTTrace
 from regvit_jax.positions import resample_pos_embed
 from regvit_jax.preprocess import Preprocess

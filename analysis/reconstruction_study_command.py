@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.extract import extract
-from analysis.options import ReconstructionOptions
-from analysis.parts import Part
-from analysis.reconstruction import (
+from regvit_jax.analysis.extract import extract
+from regvit_jax.analysis.options import ReconstructionOptions
+from regvit_jax.analysis.parts import Part
+from regvit_jax.analysis.reconstruction import (
     BATCH_IMAGES,
     HIDDEN_RATIO,
     Budget,
@@ -18,8 +18,8 @@ from analysis.reconstruction import (
     save_probe,
     start_mlp,
 )
-from analysis.reconstruction_command import given_probe, parts_json
-from analysis.reconstruction_study import (
+from regvit_jax.analysis.reconstruction_command import given_probe, parts_json
+from regvit_jax.analysis.reconstruction_study import (
     FAULTS,
     ImageCache,
     NotebookErrors,
@@ -29,9 +29,9 @@ from analysis.reconstruction_study import (
     notebook_errors,
     study_errors,
 )
-from analysis.results import ResultFolder
-from analysis.store import ColumnStore
-from analysis.subjects import Subject, open_batches
+from regvit_jax.analysis.results import ResultFolder
+from regvit_jax.analysis.store import ColumnStore
+from regvit_jax.analysis.subjects import Subject, open_batches
 from regvit_jax.checkpoint import versions
 from regvit_jax.errors import InputError
 from regvit_jax.model import DeiT3

@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.bootstrap import Estimate
+from regvit_jax.analysis.bootstrap import Estimate
 from regvit_jax.errors import InputError
 
 FORMAT = 1

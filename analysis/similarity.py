@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from analysis.bootstrap import Bootstrap, Estimate, Resampled
-from analysis.norms import l2_norm, last_norms
-from analysis.outliers import shares, thresholds
-from analysis.store import ColumnStore
+from regvit_jax.analysis.bootstrap import Bootstrap, Estimate, Resampled
+from regvit_jax.analysis.norms import l2_norm, last_norms
+from regvit_jax.analysis.outliers import shares, thresholds
+from regvit_jax.analysis.store import ColumnStore
 from regvit_jax.model import ViTTrace
 from regvit_jax.tokens import TokenLayout
 

@@ -4,15 +4,19 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.bootstrap import Bootstrap, Estimate
-from analysis.options import SimilarityOptions
-from analysis.outliers import is_tautological
-from analysis.pairs import compared_pairs
-from analysis.plotting import save_figure
-from analysis.plotting.similarity import SimilarityPanel, densities_figure, medians_figure
-from analysis.question import Question, answer
-from analysis.results import FigureFile, ResultFolder, comparison, estimate_columns
-from analysis.similarity import (
+from regvit_jax.analysis.bootstrap import Bootstrap, Estimate
+from regvit_jax.analysis.options import SimilarityOptions
+from regvit_jax.analysis.outliers import is_tautological
+from regvit_jax.analysis.pairs import compared_pairs
+from regvit_jax.analysis.plotting import save_figure
+from regvit_jax.analysis.plotting.similarity import (
+    SimilarityPanel,
+    densities_figure,
+    medians_figure,
+)
+from regvit_jax.analysis.question import Question, answer
+from regvit_jax.analysis.results import FigureFile, ResultFolder, comparison, estimate_columns
+from regvit_jax.analysis.similarity import (
     TENSORS,
     Labelled,
     Neighbours,
@@ -21,7 +25,7 @@ from analysis.similarity import (
     neighbour_cosines,
     summarise_similarity,
 )
-from analysis.subjects import Subject, choose_images, images_json, open_subjects
+from regvit_jax.analysis.subjects import Subject, choose_images, images_json, open_subjects
 from regvit_jax.checkpoint import versions
 from regvit_jax.data import Batch, Source
 from regvit_jax.model import DeiT3

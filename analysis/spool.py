@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.results import plain
+from regvit_jax.analysis.results import plain
 from regvit_jax.data import Batch
 from regvit_jax.errors import InputError
 

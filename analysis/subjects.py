@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from analysis.options import ImageOptions
+from regvit_jax.analysis.options import ImageOptions
 from regvit_jax.checkpoint import (
     MODEL_FOLDER,
     CheckpointInfo,

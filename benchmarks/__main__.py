@@ -78,8 +78,8 @@ def _check(options: argparse.Namespace) -> None:
         error(f"--rounds is {options.rounds}; a median needs 1 or more, its interval 6")
     if options.photographs and not files_below(options.photographs):
         error(
-            f"no photographs (*.jpg, *.jpeg) in {options.photographs}; name a folder that has some, "
-            "or leave --photographs out"
+            f"no photographs (*.jpg, *.jpeg) in {options.photographs}; name a folder that has "
+            "some, or leave --photographs out"
         )
     missing = [name for name in ("torch", "torchvision", "timm") if not _is_installed(name)]
     if missing and options.jobs != ["scaling"]:

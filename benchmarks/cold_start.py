@@ -43,7 +43,7 @@ def first_logits_of_timm(weights: Path) -> None:
 
 def write_weights(folder: Path) -> tuple[Path, Path]:
     """The same random weights, as ours and as timm's."""
-    from convert.importing import import_checkpoint
+    from regvit_jax.convert.importing import import_checkpoint
 
     torch, model = timm_model(REGISTERS)
     theirs, ours = folder / "timm.pth", folder / "ours"

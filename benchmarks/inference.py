@@ -174,7 +174,7 @@ def our_norms() -> Step:
 
 def our_photograph_norms(files: list[Path]) -> Step:
     """Norms of JPEG files, by the loop that `regvit-analyze norms` runs."""
-    from analysis.extract import Extractor
+    from regvit_jax.analysis.extract import Extractor
     from regvit_jax.data import Batches, FolderSource
     from regvit_jax.preprocess import Preprocess
 

@@ -88,7 +88,7 @@ def torchvision_input(files: list[Path]) -> Step:
 def our_input(files: list[Path], decoder: Literal["pillow", "opencv"]) -> Step:
     """Threads that decode and crop; the rest in one program on as many devices as there are."""
     from regvit_jax.config import VARIANTS
-    from train.cores import claim_cores
+    from regvit_jax.train.cores import claim_cores
 
     model = VARIANTS["tiny"]
     claim_cores(BATCH, model)
@@ -96,10 +96,10 @@ def our_input(files: list[Path], decoder: Literal["pillow", "opencv"]) -> Step:
 
     from regvit_jax.data import FolderSource
     from regvit_jax.preprocess import Preprocess
-    from train.augment import augment
-    from train.batches import TrainBatches
-    from train.recipe import DataConfig, Recipe
-    from train.step import shard
+    from regvit_jax.train.augment import augment
+    from regvit_jax.train.batches import TrainBatches
+    from regvit_jax.train.recipe import DataConfig, Recipe
+    from regvit_jax.train.step import shard
 
     recipe = Recipe(
         model=model,

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.machine import device
 from benchmarks.race import SetUp, Step, race, table
-from train.presets import DEMO
+from regvit_jax.train.presets import DEMO
 
 BATCH, NUM_STEPS = 8, 10
 
@@ -38,9 +38,9 @@ def norms(num_images: int) -> Step:
     """Norms of all tokens of embedded images, as `regvit-analyze norms` extracts them."""
     import jax
 
-    from analysis.extract import Extractor
-    from analysis.norms import token_norms
     from regvit_jax import DeiT3
+    from regvit_jax.analysis.extract import Extractor
+    from regvit_jax.analysis.norms import token_norms
     from regvit_jax.data import Batches, open_source
     from regvit_jax.model import init_params
     from regvit_jax.preprocess import Preprocess
@@ -68,8 +68,8 @@ def training(num_devices: int) -> Step:
     from regvit_jax import DeiT3
     from regvit_jax.model import init_params
     from regvit_jax.preprocess import Preprocess
-    from train.optim import make_optimizer
-    from train.step import TrainBatch, first_state, make_train_step
+    from regvit_jax.train.optim import make_optimizer
+    from regvit_jax.train.step import TrainBatch, first_state, make_train_step
 
     network, optimizer = DeiT3(DEMO.model), make_optimizer(DEMO.optim, lambda _: 1e-3)
     size = DEMO.model.image_size

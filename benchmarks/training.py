@@ -87,7 +87,7 @@ def torch_step(job: Job, compiled: bool) -> Step:
 def our_step(job: Job) -> Step:
     """The step of `regvit-train`, cores shared out as it does."""
     from regvit_jax.config import VARIANTS
-    from train.cores import claim_cores
+    from regvit_jax.train.cores import claim_cores
 
     model = dataclasses.replace(VARIANTS[job.variant], num_registers=REGISTERS)
     claim_cores(job.batch_size, model)
@@ -95,9 +95,9 @@ def our_step(job: Job) -> Step:
 
     from regvit_jax.model import DeiT3, init_params
     from regvit_jax.preprocess import Preprocess
-    from train.optim import make_optimizer
-    from train.recipe import OptimConfig, Recipe
-    from train.step import TrainBatch, first_state, make_train_step
+    from regvit_jax.train.optim import make_optimizer
+    from regvit_jax.train.recipe import OptimConfig, Recipe
+    from regvit_jax.train.step import TrainBatch, first_state, make_train_step
 
     optim = OptimConfig(optimizer=job.optimizer, learning_rate=RATE, weight_decay=DECAY)
     recipe = Recipe(model=model, optim=optim)

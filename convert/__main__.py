@@ -1,6 +1,6 @@
-"""`python -m convert` is `regvit-convert`."""
+"""`python -m regvit_jax.convert` is `regvit-convert`."""
 
-from convert.cli import main
+from regvit_jax.convert.cli import main
 
 if __name__ == "__main__":
     main()

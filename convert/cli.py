@@ -7,8 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from convert.dialects import DIALECTS, ExportFamily, Family, FileFormat
 from regvit_jax import console
+from regvit_jax.convert.dialects import DIALECTS, ExportFamily, Family, FileFormat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Import:
     """Attention heads, for widths that no published model has."""
 
     def __call__(self) -> None:
-        from convert.importing import import_checkpoint
-        from convert.inspection import describe_model
-        from convert.probe import import_probe, is_probe
-        from convert.weights import read_weights
+        from regvit_jax.convert.importing import import_checkpoint
+        from regvit_jax.convert.inspection import describe_model
+        from regvit_jax.convert.probe import import_probe, is_probe
+        from regvit_jax.convert.weights import read_weights
 
         weights = read_weights(self.src)
         if self.family is None and is_probe(weights):
@@ -70,8 +70,8 @@ class Export:
     """Leave out the head, for families without one."""
 
     def __call__(self) -> None:
-        from convert.exporting import export_checkpoint
-        from convert.inspection import describe_model
+        from regvit_jax.convert.exporting import export_checkpoint
+        from regvit_jax.convert.inspection import describe_model
 
         config = export_checkpoint(self.dir, self.dst, self.family, self.format, self.drop_head)
         title = DIALECTS[self.family].title
@@ -95,7 +95,7 @@ class Verify:
     """Folder of photographs to compare on; random pixels by default."""
 
     def __call__(self) -> None:
-        from convert.verification import to_table, verify
+        from regvit_jax.convert.verification import to_table, verify
 
         result = verify(self.dir, self.against, self.images)
         sys.stdout.write(to_table(result))
@@ -113,7 +113,7 @@ class Inspect:
     """Print JSON instead of a table."""
 
     def __call__(self) -> None:
-        from convert.inspection import inspect, to_json, to_table
+        from regvit_jax.convert.inspection import inspect, to_json, to_table
 
         report = inspect(self.path)
         sys.stdout.write(to_json(report) if self.json else to_table(report))

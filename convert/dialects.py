@@ -1,7 +1,7 @@
 """Which names and layouts does each family of checkpoints use for the same tensors?
 
-One `Dialect` is one way of writing a vision transformer down. `convert.rules` turns it into the
-table that imports and exports.
+One `Dialect` is one way of writing a vision transformer down. `regvit_jax.convert.rules` turns it
+into the table that imports and exports.
 """
 
 import dataclasses

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from convert import pth_writing, safetensors
-from convert.dialects import DIALECTS, Dialect, ExportFamily, FileFormat
-from convert.rules import rules
 from regvit_jax.config import ViTConfig
+from regvit_jax.convert import pth_writing, safetensors
+from regvit_jax.convert.dialects import DIALECTS, Dialect, ExportFamily, FileFormat
+from regvit_jax.convert.rules import rules
 from regvit_jax.errors import InputError
 
 _PTH_WRAPPERS: Mapping[str, str] = {"deit": "model"}

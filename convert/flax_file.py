@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.pickles import DAMAGED
-from convert.stored import Stored
+from regvit_jax.convert.pickles import DAMAGED
+from regvit_jax.convert.stored import Stored
 from regvit_jax.errors import InputError
 
 _WRAPPER = "model"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.dialects import Dialect
-from convert.recognise import Match, recognise
-from convert.rules import rules
-from convert.stored import Stored
-from convert.weights import Weights, read_weights
 from regvit_jax.config import ViTConfig
+from regvit_jax.convert.dialects import Dialect
+from regvit_jax.convert.recognise import Match, recognise
+from regvit_jax.convert.rules import rules
+from regvit_jax.convert.stored import Stored
+from regvit_jax.convert.weights import Weights, read_weights
 from regvit_jax.errors import InputError
 
 
@@ -27,7 +27,7 @@ def import_checkpoint(
     Args:
       source: A file of weights, or a folder as transformers saves it.
       directory: Must not exist.
-      family: A name in `convert.dialects.DIALECTS`; None recognises it.
+      family: A name in `regvit_jax.convert.dialects.DIALECTS`; None recognises it.
       model_ema: Take the moving average of the weights.
       num_heads: Attention heads, for widths that no published model has.
 

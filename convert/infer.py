@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from convert.dialects import Dialect
-from convert.rules import Shape
 from regvit_jax.config import MlpKind, ViTConfig
+from regvit_jax.convert.dialects import Dialect
+from regvit_jax.convert.rules import Shape
 
 NUM_HEADS = {192: 3, 384: 6, 512: 8, 768: 12, 1024: 16, 1280: 16, 1536: 24}
 """Attention heads by width, which no tensor tells: 64 channels a head, 80 for the huge variant."""

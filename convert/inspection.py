@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from convert.probe import is_probe
-from convert.recognise import recognise
-from convert.rules import our_shapes
-from convert.weights import FOLDER_FILES, Weights, read_weights
 from regvit_jax.config import ViTConfig, variant_name
+from regvit_jax.convert.probe import is_probe
+from regvit_jax.convert.recognise import recognise
+from regvit_jax.convert.rules import our_shapes
+from regvit_jax.convert.weights import FOLDER_FILES, Weights, read_weights
 
 Report = dict[str, Any]
 """Facts by name, in the order in which they are read."""

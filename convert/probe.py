@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.importing import as_float32, hash_files
-from convert.weights import Weights
+from regvit_jax.convert.importing import as_float32, hash_files
+from regvit_jax.convert.weights import Weights
 from regvit_jax.errors import InputError
 
 PROBE_TENSORS = frozenset({"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"})

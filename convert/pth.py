@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convert import pickles
-from convert.stored import Stored, mapped_view, numpy_dtype
+from regvit_jax.convert import pickles
+from regvit_jax.convert.stored import Stored, mapped_view, numpy_dtype
 from regvit_jax.errors import InputError
 
 ZIP_MAGIC = b"PK\x03\x04"

@@ -7,11 +7,11 @@ missing, unexpected or of another shape is reported at once.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from convert.dialects import DIALECTS, Dialect
-from convert.infer import infer
-from convert.rules import Shape, rules
-from convert.stored import Stored
 from regvit_jax.config import ViTConfig
+from regvit_jax.convert.dialects import DIALECTS, Dialect
+from regvit_jax.convert.infer import infer
+from regvit_jax.convert.rules import Shape, rules
+from regvit_jax.convert.stored import Stored
 from regvit_jax.errors import InputError
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")

@@ -29,7 +29,7 @@ def build_reference(
 
     Args:
       source: File of weights, or a folder as transformers saves it.
-      family: A name in `convert.dialects.DIALECTS`.
+      family: A name in `regvit_jax.convert.dialects.DIALECTS`.
       config: What the weights were recognised as.
       wrapper: Under which name the file keeps the weights, if it keeps other things too.
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convert.dialects import DIALECTS, Dialect
 from regvit_jax.config import ViTConfig
+from regvit_jax.convert.dialects import DIALECTS, Dialect
 
 Shape = tuple[int, ...]
 Arrays = Sequence[np.ndarray]

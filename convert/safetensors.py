@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from convert.stored import Stored, mapped_view, numpy_dtype
+from regvit_jax.convert.stored import Stored, mapped_view, numpy_dtype
 from regvit_jax.errors import InputError
 
 _LENGTH = struct.Struct("<Q")

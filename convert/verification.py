@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from convert.importing import hash_files, to_ours
-from convert.recognise import recognise
-from convert.references import Reference, build_reference
-from convert.weights import Weights, read_weights
+from regvit_jax.convert.importing import hash_files, to_ours
+from regvit_jax.convert.recognise import recognise
+from regvit_jax.convert.references import Reference, build_reference
+from regvit_jax.convert.weights import Weights, read_weights
 from regvit_jax.errors import InputError
 
 if TYPE_CHECKING:

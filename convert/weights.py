@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from convert import pickles, pth, safetensors
-from convert.stored import Stored
+from regvit_jax.convert import pickles, pth, safetensors
+from regvit_jax.convert.stored import Stored
 from regvit_jax.errors import InputError
 
 EXPECTED = "Expected weights: .pth, .safetensors, .msgpack, or a folder of Hugging Face"
@@ -79,7 +79,7 @@ def _from_file(path: Path, model_ema: bool = False) -> Weights:
         tensors, metadata = safetensors.read(path)
         return Weights((path,), "safetensors", _without_prefix(tensors), {"metadata": metadata})
     if head[:1] in (b"\xde", b"\xdf") or b"\x81" <= head[:1] <= b"\x8f":
-        from convert import flax_file
+        from regvit_jax.convert import flax_file
 
         return Weights((path,), "Flax msgpack", flax_file.read(path))
     raise InputError(f"{path} {_describe(head)}. {EXPECTED}.")

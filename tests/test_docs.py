@@ -22,14 +22,14 @@ import pytest
 import tyro
 import yaml
 
-from analysis.cli import Command
-from analysis.options import ReportOptions
-from analysis.report.page import write_report
 from regvit_jax import DeiT3, ViTConfig, load, save
+from regvit_jax.analysis.cli import Command
+from regvit_jax.analysis.options import ReportOptions
+from regvit_jax.analysis.report.page import write_report
 from regvit_jax.checkpoint import CheckpointInfo, parameter_shapes, unflatten
 from regvit_jax.data import open_source
 from regvit_jax.preprocess import Preprocess
-from train.presets import PRESETS, preset
+from regvit_jax.train.presets import PRESETS, preset
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -73,7 +73,7 @@ def parse(monkeypatch):
         tyro.cli(Command, args=arguments)
 
     def convert(arguments):
-        from convert import cli
+        from regvit_jax.convert import cli
 
         monkeypatch.setattr(cli.console, "run", lambda command: None)
         monkeypatch.setattr(sys, "argv", ["regvit-convert", *arguments])
@@ -81,7 +81,7 @@ def parse(monkeypatch):
 
     def train(arguments):
         from regvit_jax import checkpoint
-        from train import cli
+        from regvit_jax.train import cli
 
         def idle(command):
             return functools.wraps(command)(lambda *args, **options: None)
@@ -325,6 +325,9 @@ def test_the_site_builds_without_warnings_and_loads_nothing_from_elsewhere(tmp_p
         assert not outside, f"{page.name}: {outside}"
     for style in site.rglob("*.css"):
         assert not re.search(r"url\((?!data:)[\"']?(https?:)?//", style.read_text()), style.name
-    for name in ("regvit_jax.model.DeiT3.trace", "analysis.extract.extract", "train.loop.train"):
-        package = name.split(".")[0]
-        assert f'id="{name}"' in (site / "api" / f"{package}.html").read_text(), name
+    for page, name in (
+        ("regvit_jax", "regvit_jax.model.DeiT3.trace"),
+        ("analysis", "regvit_jax.analysis.extract.extract"),
+        ("train", "regvit_jax.train.loop.train"),
+    ):
+        assert f'id="{name}"' in (site / "api" / f"{page}.html").read_text(), name

@@ -8,41 +8,61 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = "regvit_jax"
-PACKAGES = (LIBRARY, "convert", "train", "analysis")
+ROOMS = ("convert", "train", "analysis")
+FOREIGN = {"torch", "torchvision", "timm"}
 
 
-def imported_packages(path: Path) -> Iterator[str]:
+def imported(path: Path) -> Iterator[str]:
+    """The full name of every module that a file imports from, wherever the statement stands."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module.split(".")[0]
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def files(package: str) -> list[Path]:
-    found = sorted((ROOT / package).rglob("*.py"))
+def imported_packages(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(path)}
+
+
+def imported_rooms(path: Path) -> set[str]:
+    parts = [name.split(".") for name in imported(path)]
+    return {name[1] for name in parts if name[0] == LIBRARY and len(name) > 1} & set(ROOMS)
+
+
+def files(room: str) -> list[Path]:
+    found = sorted((ROOT / room).rglob("*.py"))
+    if room == LIBRARY:
+        found = [path for path in found if path.relative_to(ROOT).parts[1] not in ROOMS]
     assert found
     return found
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_imports_only_itself_and_the_library(package):
-    forbidden = set(PACKAGES) - {LIBRARY, package}
-    for path in files(package):
-        wrong = forbidden & set(imported_packages(path))
+@pytest.mark.parametrize("room", [LIBRARY, *ROOMS])
+def test_a_room_imports_only_itself_and_the_library(room):
+    for path in files(room):
+        wrong = imported_rooms(path) - {room}
         assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_torch_is_imported_only_by_the_converter(package):
-    if package != "convert":
-        for path in files(package):
-            wrong = {"torch", "torchvision", "timm"} & set(imported_packages(path))
-            assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+@pytest.mark.parametrize("room", [LIBRARY, *ROOMS])
+def test_a_room_is_imported_by_its_installed_name(room):
+    """`import train` would find a user's own `train.py`."""
+    for path in files(room):
+        wrong = imported_packages(path) & set(ROOMS)
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)} as a top-level module"
+
+
+@pytest.mark.parametrize("room", [LIBRARY, "train", "analysis"])
+def test_torch_is_imported_only_by_the_converter(room):
+    for path in files(room):
+        wrong = FOREIGN & imported_packages(path)
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
 
 
 def test_matplotlib_is_imported_only_by_plotting():
-    for package in PACKAGES:
-        for path in files(package):
+    for room in (LIBRARY, *ROOMS):
+        for path in files(room):
             if "plotting" not in path.relative_to(ROOT).parts:
-                assert "matplotlib" not in set(imported_packages(path)), path.relative_to(ROOT)
+                assert "matplotlib" not in imported_packages(path), path.relative_to(ROOT)

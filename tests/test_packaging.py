@@ -1,5 +1,6 @@
 """Is what users install what we wrote, and does help come at once?"""
 
+import os
 import shutil
 import statistics
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("regvit-convert", "regvit-train", "regvit-analyze")
-PACKAGES = ("regvit_jax", "convert", "train", "analysis")
+ROOMS = ("convert", "train", "analysis")
 HELP_SECONDS = 0.7
 
 
@@ -22,19 +23,51 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def test_the_wheel_holds_the_four_packages_and_nothing_else(tmp_path):
+def test_the_wheel_holds_one_import_name_and_every_module(tmp_path):
     copy = tmp_path / "copy"  # building in the checkout would leave its folders there
-    for name in ("pyproject.toml", "README.md", "LICENSE", "tests", "benchmarks", *PACKAGES):
+    folders = ("regvit_jax", "tests", "benchmarks", *ROOMS)
+    for name in ("pyproject.toml", "README.md", "LICENSE", *folders):
         path = ROOT / name
-        (shutil.copytree if path.is_dir() else shutil.copy)(path, _made(copy) / name)
+        if path.is_dir():
+            shutil.copytree(path, _made(copy) / name, symlinks=True)
+        else:
+            shutil.copy(path, _made(copy) / name)
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
     subprocess.run([*command, "-w", str(tmp_path), str(copy)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+    names = set(zipfile.ZipFile(wheel).namelist())
     top_level = {name.split("/")[0] for name in names}
-    assert {name for name in top_level if not name.endswith(".dist-info")} == set(PACKAGES)
-    templates = sorted(path.name for path in (ROOT / "analysis").rglob("*.jinja"))
-    assert templates == sorted(Path(name).name for name in names if name.endswith(".jinja"))
+    assert {name for name in top_level if not name.endswith(".dist-info")} == {"regvit_jax"}
+    for room in ROOMS:
+        for path in (ROOT / room).rglob("*"):
+            if path.suffix in (".py", ".jinja"):
+                assert f"regvit_jax/{path.relative_to(ROOT)}" in names
+
+
+def test_a_users_own_files_do_not_clash(tmp_path):
+    """A research repository has its `train.py` and `analysis/`; both sides find their own."""
+    (tmp_path / "train.py").write_text("MINE = True\n")
+    for name in ("analysis", "convert"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("MINE = True\n")
+    program = (
+        "import train, analysis, convert\n"
+        "assert train.MINE and analysis.MINE and convert.MINE\n"
+        "from regvit_jax.analysis.bootstrap import Bootstrap\n"
+        "from regvit_jax.train.recipe import Recipe\n"
+        "from regvit_jax.convert.cli import main\n"
+    )
+    (tmp_path / "mine.py").write_text(program)
+    for command in ([sys.executable, "mine.py"], [sys.executable, "-m", "mine"]):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    for command in COMMANDS:
+        path = Path(sys.executable).with_name(command)
+        environment = {**os.environ, "PYTHONPATH": "."}
+        done = subprocess.run(
+            [path, "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,5 +1,5 @@
-"""`python -m train` is `regvit-train`."""
+"""`python -m regvit_jax.train` is `regvit-train`."""
 
-from train.cli import main
+from regvit_jax.train.cli import main
 
 main()

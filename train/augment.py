@@ -1,7 +1,7 @@
 """What changes in a training image on the device? It is mirrored and its colours are changed.
 
 Randomness is a key of (seed, step, index in the global batch): it knows of no workers, devices or
-restarts. What happens on the host is in `train.crops`.
+restarts. What happens on the host is in `regvit_jax.train.crops`.
 """
 
 from typing import NamedTuple
@@ -11,8 +11,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key, UInt8
 
 from regvit_jax.chunks import CPU_TOKENS, chunk_size
-from train.colour import ColourDraw, adjust, apply_effect, draw_colours, to_pixels, to_planes
-from train.recipe import DataConfig
+from regvit_jax.train.colour import (
+    ColourDraw,
+    adjust,
+    apply_effect,
+    draw_colours,
+    to_pixels,
+    to_planes,
+)
+from regvit_jax.train.recipe import DataConfig
 
 
 class AugmentDraw(NamedTuple):

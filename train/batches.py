@@ -21,10 +21,10 @@ from regvit_jax.data import (
 from regvit_jax.errors import InputError
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.threads import run_ahead
-from train.crops import Crop, cut, generator_of, random_resized_crop, simple_random_crop
-from train.decoding import check_decoder, decode_crop
-from train.recipe import DataConfig, Recipe
-from train.step import TrainBatch
+from regvit_jax.train.crops import Crop, cut, generator_of, random_resized_crop, simple_random_crop
+from regvit_jax.train.decoding import check_decoder, decode_crop
+from regvit_jax.train.recipe import DataConfig, Recipe
+from regvit_jax.train.step import TrainBatch
 
 BATCHES_AHEAD = 2
 REPLACE_ADVICE = "To train on other images in the place of such: --skip-unreadable."

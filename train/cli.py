@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from regvit_jax import console
-from train.cores import claim_cores
-from train.hosts_config import HostsConfig
-from train.presets import preset as preset_named
-from train.recipe import Recipe
+from regvit_jax.train.cores import claim_cores
+from regvit_jax.train.hosts_config import HostsConfig
+from regvit_jax.train.presets import preset as preset_named
+from regvit_jax.train.recipe import Recipe
 
 if TYPE_CHECKING:
-    from train.loop import Outcome
+    from regvit_jax.train.loop import Outcome
 
 DEFAULT_PRESET = "demo"
 
@@ -68,8 +68,8 @@ def _run_command(default: Recipe) -> Callable[..., None]:
         """
         claim_cores(recipe.data.batch_size, recipe.model, unit=2 if recipe.data.is_mixed else 1)
         from regvit_jax.compilation import cache_compilations
-        from train.hosts import is_first, join
-        from train.loop import train
+        from regvit_jax.train.hosts import is_first, join
+        from regvit_jax.train.loop import train
 
         join(hosts)
         cache_compilations()
@@ -119,7 +119,7 @@ def _sheet_command(default: Recipe) -> Callable[..., None]:
           num_samples: Columns beside the first, which shows what evaluation sees.
         """
         from regvit_jax.compilation import cache_compilations
-        from train.sheet import write_sheet
+        from regvit_jax.train.sheet import write_sheet
 
         cache_compilations()
         write_sheet(recipe, out, num_images, num_samples)
@@ -152,8 +152,8 @@ def _plan_command(default: Recipe) -> Callable[..., None]:
             here unless given.
           share: Of that, what training reaches; model_flops_utilisation in a run's metrics.jsonl.
         """
-        from train.flops import matrix_rate
-        from train.plan import describe, plan_runs
+        from regvit_jax.train.flops import matrix_rate
+        from regvit_jax.train.plan import describe, plan_runs
 
         runs = plan_runs(recipe, registers)
         rate = matrix_rate(recipe.dtype) if tflops is None else tflops * 1e12
@@ -175,7 +175,7 @@ def _eval(
       out: File for the result, as JSON.
     """
     from regvit_jax.compilation import cache_compilations
-    from train.evaluate import evaluate_checkpoint
+    from regvit_jax.train.evaluate import evaluate_checkpoint
 
     cache_compilations()
     result = evaluate_checkpoint(checkpoint, data, split)
@@ -208,7 +208,7 @@ def _pack(
       skip_unreadable: Leave out images that cannot be read, instead of stopping.
       seed: Of the order of the images, so that every part of a split is a fair sample.
     """
-    from train.pack import PackOptions, pack
+    from regvit_jax.train.pack import PackOptions, pack
 
     options = PackOptions(folder, out, name, shards, skip_unreadable, seed)
     packed = pack(options)

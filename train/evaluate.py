@@ -13,8 +13,8 @@ from regvit_jax.data import Batches, Source, open_source
 from regvit_jax.errors import InputError
 from regvit_jax.model import DeiT3
 from regvit_jax.preprocess import Preprocess
-from train.hosts import total
-from train.step import TrainBatch, make_rank_step
+from regvit_jax.train.hosts import total
+from regvit_jax.train.step import TrainBatch, make_rank_step
 
 Z_95 = 1.959963984540054
 IMAGES_AT_ONCE = 64

@@ -8,7 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from regvit_jax.errors import InputError
-from train.hosts_config import HostsConfig
+from regvit_jax.train.hosts_config import HostsConfig
 
 
 def join(hosts: HostsConfig) -> None:

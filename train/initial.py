@@ -19,7 +19,7 @@ from regvit_jax.config import ViTConfig
 from regvit_jax.errors import InputError
 from regvit_jax.model import DeiT3, init_params
 from regvit_jax.positions import resample_pos_embed
-from train.recipe import Recipe
+from regvit_jax.train.recipe import Recipe
 
 MAY_DIFFER = frozenset(
     {

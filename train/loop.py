@@ -16,19 +16,19 @@ from regvit_jax.checkpoint import Params
 from regvit_jax.data import Source
 from regvit_jax.model import DeiT3
 from regvit_jax.preprocess import Preprocess
-from train.batches import TrainBatches, open_splits
-from train.evaluate import evaluate
-from train.flops import matrix_rate, training_flops
-from train.hosts import any_of, from_first, from_first_json, is_first
-from train.initial import check_init, start_params
-from train.interrupt import StopRequest, listen
-from train.optim import make_optimizer, make_schedule
-from train.progress import ProgressLine
-from train.recipe import Recipe, describe
-from train.rundir import EMA, RunDirectory
-from train.state import TrainState
-from train.step import check_devices, first_state, init_rng, make_train_step
-from train.watch import StepCost, StepWatch
+from regvit_jax.train.batches import TrainBatches, open_splits
+from regvit_jax.train.evaluate import evaluate
+from regvit_jax.train.flops import matrix_rate, training_flops
+from regvit_jax.train.hosts import any_of, from_first, from_first_json, is_first
+from regvit_jax.train.initial import check_init, start_params
+from regvit_jax.train.interrupt import StopRequest, listen
+from regvit_jax.train.optim import make_optimizer, make_schedule
+from regvit_jax.train.progress import ProgressLine
+from regvit_jax.train.recipe import Recipe, describe
+from regvit_jax.train.rundir import EMA, RunDirectory
+from regvit_jax.train.state import TrainState
+from regvit_jax.train.step import check_devices, first_state, init_rng, make_train_step
+from regvit_jax.train.watch import StepCost, StepWatch
 
 
 class Outcome(NamedTuple):

@@ -1,7 +1,7 @@
 """How do two training images become one? Mixup blends them, cutmix pastes a part of one.
 
-Partners lie next to one another in a batch (`train.batches` orders it so), and a group's draw
-follows from seed, step and group: neither devices nor chunks matter, as long as each holds pairs.
+Partners lie next to one another in a batch (`regvit_jax.train.batches` orders it so), and a group's
+draw follows from seed, step and group: neither devices nor chunks matter while each holds pairs.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from train.recipe import DataConfig
+from regvit_jax.train.recipe import DataConfig
 
 MIX_STREAM = 0x313C_0000  # beyond the index of any image
 

@@ -9,7 +9,7 @@ import optax
 import optax.contrib
 
 from regvit_jax.checkpoint import Params
-from train.recipe import OptimConfig, Trainable
+from regvit_jax.train.recipe import OptimConfig, Trainable
 
 # How much further Muon moves a matrix than Adam a vector: its steps have singular values of 1.
 MUON_RATIO = 10.0

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
-from train.flops import training_flops
-from train.recipe import Recipe
+from regvit_jax.train.flops import training_flops
+from regvit_jax.train.recipe import Recipe
 
 KNOWN_SIZES = {"imagenet2012": 1_281_167, "imagenette": 9_469}
 """Training images of data sets that need not be there yet."""

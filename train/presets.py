@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from regvit_jax.config import VARIANTS, ViTConfig
 from regvit_jax.errors import InputError
-from train.recipe import DataConfig, OptimConfig, Recipe
+from regvit_jax.train.recipe import DataConfig, OptimConfig, Recipe
 
 DEFAULT_VARIANT = "small"
 

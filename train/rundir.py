@@ -19,8 +19,8 @@ from typing import Any, TextIO
 
 from regvit_jax import checkpoint
 from regvit_jax.errors import InputError
-from train.recipe import Recipe, differences
-from train.state import StateStore
+from regvit_jax.train.recipe import Recipe, differences
+from regvit_jax.train.state import StateStore
 
 RECIPE, METRICS, STEPS, RESULT = "recipe.json", "metrics.jsonl", "steps", "result.json"
 BEST, EMA, EPOCHS, EVENTS, LOCK = "best", "ema", "epochs", "tensorboard", ".lock"

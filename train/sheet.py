@@ -13,12 +13,12 @@ from regvit_jax.data import RedrawnSource, Source, open_source
 from regvit_jax.errors import InputError
 from regvit_jax.images import SUFFIXES
 from regvit_jax.preprocess import Preprocess
-from train.augment import AugmentDraw, augment, draw_augment
-from train.batches import choose_crop, read_crop
-from train.colour import BLUR, BRIGHTNESS, CONTRAST, GREY, SATURATION, SOLARISE
-from train.crops import generator_of
-from train.mixing import Mix, draw_mixes, mix_images
-from train.recipe import Recipe
+from regvit_jax.train.augment import AugmentDraw, augment, draw_augment
+from regvit_jax.train.batches import choose_crop, read_crop
+from regvit_jax.train.colour import BLUR, BRIGHTNESS, CONTRAST, GREY, SATURATION, SOLARISE
+from regvit_jax.train.crops import generator_of
+from regvit_jax.train.mixing import Mix, draw_mixes, mix_images
+from regvit_jax.train.recipe import Recipe
 
 CELL, GAP, MARGIN = 208, 12, 24
 TEXT_LINES, TEXT_SIZE, LINE = 5, 13, 16

@@ -23,12 +23,12 @@ from regvit_jax.errors import InputError
 from regvit_jax.memory import release_free_memory
 from regvit_jax.model import DeiT3, stack_blocks, unstack_blocks
 from regvit_jax.preprocess import Preprocess
-from train.augment import augment
-from train.losses import LOSSES, targets_of
-from train.mixing import Mix, draw_mixes, mix_images, mix_targets
-from train.optim import is_trained
-from train.recipe import DataConfig, Recipe, Trainable
-from train.state import TrainState
+from regvit_jax.train.augment import augment
+from regvit_jax.train.losses import LOSSES, targets_of
+from regvit_jax.train.mixing import Mix, draw_mixes, mix_images, mix_targets
+from regvit_jax.train.optim import is_trained
+from regvit_jax.train.recipe import DataConfig, Recipe, Trainable
+from regvit_jax.train.state import TrainState
 
 AXIS = "data"
 INIT_STREAM = 0x1217

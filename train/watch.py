@@ -9,9 +9,9 @@ from typing import NamedTuple
 import optax
 
 from regvit_jax.errors import InputError
-from train.progress import ProgressLine
-from train.rundir import RunDirectory
-from train.step import StepMetrics
+from regvit_jax.train.progress import ProgressLine
+from regvit_jax.train.rundir import RunDirectory
+from regvit_jax.train.step import StepMetrics
 
 STEPS_IN_FLIGHT = 2
 """Without a bound, virtual CPU devices starve one another and XLA ends the process."""

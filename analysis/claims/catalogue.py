@@ -2,14 +2,14 @@
 
 The study is "Registers in Small Vision Transformers: A Reproducibility Study of Vision
 Transformers Need Registers" (Bach et al., TMLR 2025). What is published is quoted with the place
-where it stands; the rules are in `analysis.claims.rules`.
+where it stands; the rules are in `regvit_jax.analysis.claims.rules`.
 """
 
 import dataclasses
 from collections.abc import Callable
 
-from analysis.claims.evidence import Evidence
-from analysis.claims.numbers import (
+from regvit_jax.analysis.claims.evidence import Evidence
+from regvit_jax.analysis.claims.numbers import (
     accuracies,
     centred_cosines,
     low_tails,
@@ -17,7 +17,7 @@ from analysis.claims.numbers import (
     register_map_cosines,
     training_hours,
 )
-from analysis.claims.rules import (
+from regvit_jax.analysis.claims.rules import (
     AUC_MARGIN,
     PUBLISHED_MARGIN,
     TOP1_MARGIN,

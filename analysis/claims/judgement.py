@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
-from analysis.claims.catalogue import CLAIMS, STUDIED, Claim
-from analysis.claims.evidence import Answer, Evidence, Finding
+from regvit_jax.analysis.claims.catalogue import CLAIMS, STUDIED, Claim
+from regvit_jax.analysis.claims.evidence import Answer, Evidence, Finding
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ A rule returns what each model, or pair of models, says; or a sentence on what i
 
 from collections.abc import Callable, Iterator
 
-from analysis.bootstrap import Estimate
-from analysis.claims.evidence import (
+from regvit_jax.analysis.bootstrap import Estimate
+from regvit_jax.analysis.claims.evidence import (
     Answer,
     Evidence,
     Finding,
@@ -24,14 +24,14 @@ from analysis.claims.evidence import (
     same_shape,
     unpaired_difference,
 )
-from analysis.claims.verdicts import (
+from regvit_jax.analysis.claims.verdicts import (
     direction,
     undecided,
     unless_unlike,
     unless_without_outliers,
     within,
 )
-from analysis.headlines import Where, find
+from regvit_jax.analysis.headlines import Where, find
 
 Findings = list[Finding] | str
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from analysis.bootstrap import Estimate
-from analysis.claims.evidence import MIN_IMAGES, Answer, Evidence, Finding, unlike
+from regvit_jax.analysis.bootstrap import Estimate
+from regvit_jax.analysis.claims.evidence import MIN_IMAGES, Answer, Evidence, Finding, unlike
 
 
 def direction(found: Estimate | None, null: float, expected: int, what: str) -> tuple[Answer, str]:

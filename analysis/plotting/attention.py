@@ -8,9 +8,9 @@ from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.attention import AttentionSummary
-from analysis.bootstrap import Estimate
-from analysis.plotting import (
+from regvit_jax.analysis.attention import AttentionSummary
+from regvit_jax.analysis.bootstrap import Estimate
+from regvit_jax.analysis.plotting import (
     BLACK,
     BLUE,
     GREEN,

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.bootstrap import Estimate
-from analysis.plotting import SERIES, is_leftmost, new_figure, styled
+from regvit_jax.analysis.bootstrap import Estimate
+from regvit_jax.analysis.plotting import SERIES, is_leftmost, new_figure, styled
 
 _COLUMNS = 2
 _ZERO = 1e-9

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from analysis.bootstrap import Estimate
-from analysis.lost_scores import Scene
-from analysis.plotting import (
+from regvit_jax.analysis.bootstrap import Estimate
+from regvit_jax.analysis.lost_scores import Scene
+from regvit_jax.analysis.plotting import (
     BLACK,
     LINE_STYLES,
     SERIES,

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from analysis.norms import NORMED, NormSummary
-from analysis.plotting import (
+from regvit_jax.analysis.norms import NORMED, NormSummary
+from regvit_jax.analysis.plotting import (
     BLACK,
     BLUE,
     GREEN,

@@ -7,9 +7,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.bootstrap import Estimate
-from analysis.plotting import LINE_STYLES, SERIES, is_leftmost, legend_below, new_figure, styled
-from analysis.probe import KindResult
+from regvit_jax.analysis.bootstrap import Estimate
+from regvit_jax.analysis.plotting import (
+    LINE_STYLES,
+    SERIES,
+    is_leftmost,
+    legend_below,
+    new_figure,
+    styled,
+)
+from regvit_jax.analysis.probe import KindResult
 
 METHODS = {"logistic": "logistic regression", "neighbours": "nearest neighbours"}
 

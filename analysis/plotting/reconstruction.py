@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.bootstrap import Estimate
-from analysis.plotting import (
+from regvit_jax.analysis.bootstrap import Estimate
+from regvit_jax.analysis.plotting import (
     BLUE,
     SKY,
     VERMILION,
@@ -20,8 +20,8 @@ from analysis.plotting import (
     show_map,
     styled,
 )
-from analysis.plotting.similarity import DEFINITION_LABELS
-from analysis.reconstruction_pictures import ShownReconstruction
+from regvit_jax.analysis.plotting.similarity import DEFINITION_LABELS
+from regvit_jax.analysis.reconstruction_pictures import ShownReconstruction
 
 PROBE_LABELS = {"linear": "linear probe", "mlp": "MLP probe"}
 _MARKERS = (

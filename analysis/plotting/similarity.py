@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.bootstrap import Estimate
-from analysis.plotting import (
+from regvit_jax.analysis.bootstrap import Estimate
+from regvit_jax.analysis.plotting import (
     BLACK,
     BLUE,
     VERMILION,
@@ -18,7 +18,7 @@ from analysis.plotting import (
     round_up,
     styled,
 )
-from analysis.similarity import DENSITY_AT, GROUPS, Labelled
+from regvit_jax.analysis.similarity import DENSITY_AT, GROUPS, Labelled
 
 DEFINITION_LABELS = {
     "quantile_98": "largest 2 %",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.plotting import SERIES, new_figure, styled
+from regvit_jax.analysis.plotting import SERIES, new_figure, styled
 
 _SMOOTHING = 0.03  # of the log's length
 

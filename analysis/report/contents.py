@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.bootstrap import Estimate
-from analysis.claims.evidence import MIN_IMAGES, Evidence
-from analysis.claims.judgement import Judgement, judge_claims
-from analysis.options import ReportOptions
-from analysis.plotting import DPI
-from analysis.report.citations import bibtex
-from analysis.report.tables import MISSING, SECTIONS, Table, percent
-from analysis.report.training import training_hours, training_svg
-from analysis.results import read_results
+from regvit_jax.analysis.bootstrap import Estimate
+from regvit_jax.analysis.claims.evidence import MIN_IMAGES, Evidence
+from regvit_jax.analysis.claims.judgement import Judgement, judge_claims
+from regvit_jax.analysis.options import ReportOptions
+from regvit_jax.analysis.plotting import DPI
+from regvit_jax.analysis.report.citations import bibtex
+from regvit_jax.analysis.report.tables import MISSING, SECTIONS, Table, percent
+from regvit_jax.analysis.report.training import training_hours, training_svg
+from regvit_jax.analysis.results import read_results
 from regvit_jax.checkpoint import read_info, resolve, versions
 from regvit_jax.config import variant_name
 from regvit_jax.errors import InputError

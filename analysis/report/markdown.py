@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from analysis.claims.judgement import Judgement
-from analysis.report.contents import (
+from regvit_jax.analysis.claims.judgement import Judgement
+from regvit_jax.analysis.report.contents import (
     CLAIMS,
     INTRODUCTION,
     METHODS,
@@ -21,7 +21,7 @@ from analysis.report.contents import (
     Section,
     plain_value,
 )
-from analysis.report.tables import MISSING, Table
+from regvit_jax.analysis.report.tables import MISSING, Table
 
 # A bracket is only special before a parenthesis, an underscore at the edge of a word.
 _SPECIAL = re.compile(r"[*|<~]|\](?=\()|(?<!\w)_|_(?!\w)|^[#>+-](?=\s)|\\(?!`)")

@@ -8,8 +8,8 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 
-from analysis.options import ReportOptions
-from analysis.report.contents import (
+from regvit_jax.analysis.options import ReportOptions
+from regvit_jax.analysis.report.contents import (
     CLAIMS,
     INTRODUCTION,
     METHODS,
@@ -17,7 +17,7 @@ from analysis.report.contents import (
     collect,
     plain_value,
 )
-from analysis.report.markdown import markdown
+from regvit_jax.analysis.report.markdown import markdown
 from regvit_jax.errors import InputError
 
 TEMPLATE = "page.html.jinja"
@@ -53,7 +53,7 @@ def write_report(options: ReportOptions) -> None:
 def page(contents: Contents) -> str:
     """The report as HTML that needs no other file and no network."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis.report", "."),
+        loader=jinja2.PackageLoader("regvit_jax.analysis.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.bootstrap import Estimate
-from analysis.plotting import figure_svg
-from analysis.plotting.training import TrainingCurve, training_figure
+from regvit_jax.analysis.bootstrap import Estimate
+from regvit_jax.analysis.plotting import figure_svg
+from regvit_jax.analysis.plotting.training import TrainingCurve, training_figure
 
 METRICS_FILE = "metrics.jsonl"
 RECIPE_FILE = "recipe.json"

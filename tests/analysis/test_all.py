@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import all_command, extract
-from analysis.options import (
+from regvit_jax.analysis import all_command, extract
+from regvit_jax.analysis.options import (
     AllOptions,
     AttentionOptions,
     LostOptions,
@@ -18,7 +18,7 @@ from analysis.options import (
     ReconstructionOptions,
     SimilarityOptions,
 )
-from analysis.spool import Spool
+from regvit_jax.analysis.spool import Spool
 from regvit_jax.data import Batch
 from regvit_jax.errors import InputError
 from tests.analysis.conftest import write_pictures

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.cli import main
-from analysis.results import RESULTS_FILE
+from regvit_jax.analysis.cli import main
+from regvit_jax.analysis.results import RESULTS_FILE
 
 COMMAND = [sys.executable, "-m", "analysis"]
 
@@ -293,7 +293,7 @@ def test_the_same_checkpoint_twice_is_refused(monkeypatch, tmp_path, checkpoints
 def test_help_imports_nothing_heavy(arguments):
     code = (
         f"import sys; sys.argv = ['regvit-analyze', *{arguments!r}]\n"
-        "from analysis.cli import main\n"
+        "from regvit_jax.analysis.cli import main\n"
         "try:\n    main()\n"
         "except SystemExit:\n    pass\n"
         "heavy = {'jax', 'flax', 'torch', 'matplotlib', 'orbax', 'scipy', 'numpy'}\n"

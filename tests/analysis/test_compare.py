@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from analysis.cli import main
-from analysis.headlines import HEADLINES, Where, find
+from regvit_jax.analysis.cli import main
+from regvit_jax.analysis.headlines import HEADLINES, Where, find
 
 
 def call(monkeypatch, *arguments) -> int:

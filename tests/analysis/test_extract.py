@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.extract import extract
 from regvit_jax import DeiT3, ViTConfig
+from regvit_jax.analysis.extract import extract
 from regvit_jax.data import Batches, open_source
 from regvit_jax.model import init_params
 from regvit_jax.preprocess import Preprocess

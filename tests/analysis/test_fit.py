@@ -6,7 +6,7 @@ import optax
 import pytest
 import torch
 
-from analysis.fit import fit
+from regvit_jax.analysis.fit import fit
 
 # Forty AdamW steps in float32: measured 4.5e-6 of weights up to 2.4; torch in float32 is itself
 # 1.9e-6 from torch in float64.

@@ -11,9 +11,9 @@ import pytest
 import scipy.ndimage
 import torch
 
-from analysis import lost as lost_module
-from analysis.lost import centred, lost
-from analysis.lost_collector import patch_features
+from regvit_jax.analysis import lost as lost_module
+from regvit_jax.analysis.lost import centred, lost
+from regvit_jax.analysis.lost_collector import patch_features
 from regvit_jax.errors import InputError
 
 GRIDS = [(14, 14), (1, 7), (30, 19)]

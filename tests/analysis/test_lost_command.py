@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from analysis.cli import main
-from analysis.lost import lost
-from analysis.lost_collector import patch_features
 from regvit_jax import load
+from regvit_jax.analysis.cli import main
+from regvit_jax.analysis.lost import lost
+from regvit_jax.analysis.lost_collector import patch_features
 from regvit_jax.preprocess import Preprocess
 
 SIZES = ((40, 32), (38, 29), (29, 38), (40, 32), (37, 31), (39, 30), (30, 40), (40, 29))

@@ -16,8 +16,8 @@ import scipy.ndimage
 import torch
 from PIL import Image
 
-from analysis.cli import main
-from convert.importing import import_checkpoint
+from regvit_jax.analysis.cli import main
+from regvit_jax.convert.importing import import_checkpoint
 
 NUM_REGISTERS = 4
 DEPTH = 2

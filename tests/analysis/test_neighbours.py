@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from analysis import neighbours
-from analysis.neighbours import vote
+from regvit_jax.analysis import neighbours
+from regvit_jax.analysis.neighbours import vote
 
 
 def votes_of_a_loop(features, known, labels, num_classes, k):

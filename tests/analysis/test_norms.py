@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.bootstrap import Bootstrap
-from analysis.norms import (
+from regvit_jax.analysis.bootstrap import Bootstrap
+from regvit_jax.analysis.norms import (
     QUANTILES,
     NormStore,
     creator,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from analysis.bootstrap import Bootstrap
-from analysis.outliers import judge, shape_tests, shares, thresholds
+from regvit_jax.analysis.bootstrap import Bootstrap
+from regvit_jax.analysis.outliers import judge, shape_tests, shares, thresholds
 
 NUM_PATCHES = 196
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.cli import main
+from regvit_jax.analysis.cli import main
 
 
 def call(monkeypatch, *arguments) -> int:

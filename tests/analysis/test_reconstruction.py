@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
-from analysis.reconstruction import (
+from regvit_jax.analysis.reconstruction import (
     Budget,
     NormalEquations,
     TokenCache,
@@ -21,7 +21,7 @@ from analysis.reconstruction import (
     start_mlp,
     token_l2,
 )
-from analysis.store import ColumnStore
+from regvit_jax.analysis.store import ColumnStore
 from regvit_jax.errors import InputError
 from regvit_jax.model import patchify, unpatchify
 from regvit_jax.preprocess import Preprocess

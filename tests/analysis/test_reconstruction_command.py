@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.cli import main
-from analysis.options import ReconstructionOptions
-from analysis.parts import open_parts
-from analysis.reconstruction import apply_mlp, load_probe, save_probe, start_mlp
-from convert import cli as convert
+from regvit_jax.analysis.cli import main
+from regvit_jax.analysis.options import ReconstructionOptions
+from regvit_jax.analysis.parts import open_parts
+from regvit_jax.analysis.reconstruction import apply_mlp, load_probe, save_probe, start_mlp
+from regvit_jax.convert import cli as convert
 
 PROBE_FILES = ("pth", "npz")
 # Two dense layers in float32, up to 0.5: measured 1.2e-7.

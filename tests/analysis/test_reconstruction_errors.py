@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from analysis.bootstrap import Bootstrap
-from analysis.reconstruction import Probes, normalised_patches, start_mlp
-from analysis.reconstruction_errors import (
+from regvit_jax.analysis.bootstrap import Bootstrap
+from regvit_jax.analysis.reconstruction import Probes, normalised_patches, start_mlp
+from regvit_jax.analysis.reconstruction_errors import (
     FLAT,
     MATCHED_BINS,
     WIDEST_BIN,
@@ -18,7 +18,7 @@ from analysis.reconstruction_errors import (
     token_errors,
     variance_bins,
 )
-from analysis.store import ColumnStore
+from regvit_jax.analysis.store import ColumnStore
 from regvit_jax.model import patchify
 from regvit_jax.preprocess import Preprocess
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from analysis.reconstruction import Budget, patch_features, start_mlp
-from analysis.reconstruction_study import (
+from regvit_jax.analysis.reconstruction import Budget, patch_features, start_mlp
+from regvit_jax.analysis.reconstruction_study import (
     ImageCache,
     PatchesOnly,
     evaluation_targets,
@@ -24,7 +24,7 @@ from analysis.reconstruction_study import (
     study_errors,
     training_targets,
 )
-from analysis.store import ColumnStore
+from regvit_jax.analysis.store import ColumnStore
 from regvit_jax.checkpoint import flatten, unflatten
 from regvit_jax.config import ViTConfig
 from regvit_jax.model import DeiT3, init_params

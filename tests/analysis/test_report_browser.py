@@ -2,9 +2,9 @@
 
 import pytest
 
-from analysis.options import ReportOptions
-from analysis.report.contents import collect
-from analysis.report.page import page as render
+from regvit_jax.analysis.options import ReportOptions
+from regvit_jax.analysis.report.contents import collect
+from regvit_jax.analysis.report.page import page as render
 from tests.analysis.browser import Browser
 from tests.analysis.test_report import write_illustrated
 

@@ -5,9 +5,9 @@ from urllib.parse import unquote
 
 import pytest
 
-from analysis.options import ReportOptions
-from analysis.report.markdown import _escaped
-from analysis.report.page import write_report
+from regvit_jax.analysis.options import ReportOptions
+from regvit_jax.analysis.report.markdown import _escaped
+from regvit_jax.analysis.report.page import write_report
 from regvit_jax.errors import InputError
 from tests.analysis.test_report import estimate, model, write_results
 

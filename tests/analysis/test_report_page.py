@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-import analysis.report
-from analysis.options import ReportOptions
-from analysis.report.contents import Picture, collect
-from analysis.report.page import page as render
-from tests.analysis.test_report import Page, write_illustrated, write_results
+import regvit_jax.analysis.report
+from regvit_jax.analysis.options import ReportOptions
+from regvit_jax.analysis.report.contents import Picture, collect
+from regvit_jax.analysis.report.page import page as render
+from tests.analysis.test_report import PIXEL, Page, write_illustrated, write_results
 
-STYLE = Path(analysis.report.__file__).with_name("style.css.jinja")
+STYLE = Path(regvit_jax.analysis.report.__file__).with_name("style.css.jinja")
 AA = 4.5
 """Least contrast of normal text, by WCAG 2.1 AA."""
 

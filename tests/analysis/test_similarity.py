@@ -6,8 +6,8 @@ import torch
 from scipy.stats import gaussian_kde
 from sklearn.metrics import roc_auc_score
 
-from analysis.bootstrap import Bootstrap
-from analysis.similarity import (
+from regvit_jax.analysis.bootstrap import Bootstrap
+from regvit_jax.analysis.similarity import (
     DENSITY_AT,
     Neighbours,
     SimilarityStore,

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from analysis.cli import main
+from regvit_jax.analysis.cli import main
 
 
 def call(patch, *arguments) -> int:

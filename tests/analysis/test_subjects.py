@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.options import NormsOptions
-from analysis.subjects import (
+from regvit_jax.analysis.options import NormsOptions
+from regvit_jax.analysis.subjects import (
     choose_images,
     choose_shown,
     count_parameters,

@@ -98,7 +98,7 @@ def probe_file(torch, probe, tmp_path_factory) -> Path:
 @pytest.fixture
 def convert(monkeypatch, capsys) -> Callable[..., str]:
     """Runs `regvit-convert` and gives what it printed."""
-    from convert.cli import main
+    from regvit_jax.convert.cli import main
 
     def run(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["regvit-convert", *map(str, arguments)])
@@ -111,7 +111,7 @@ def convert(monkeypatch, capsys) -> Callable[..., str]:
 @pytest.fixture
 def refused(monkeypatch, capsys) -> Callable[..., str]:
     """Runs `regvit-convert`, which must end with status 2 and a message; gives the message."""
-    from convert.cli import main
+    from regvit_jax.convert.cli import main
 
     def run(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["regvit-convert", *map(str, arguments)])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from convert.inspection import num_parameters
 from regvit_jax import VARIANTS
+from regvit_jax.convert.inspection import num_parameters
 
 
 def import_tiny(convert, source, directory):
@@ -110,7 +110,7 @@ def test_a_file_of_weights_is_no_directory_and_the_error_says_what_to_run(study_
 def test_help_answers_without_the_heavy_libraries(arguments):
     code = (
         f"import sys; sys.argv = ['regvit-convert', *{arguments!r}, '--help']\n"
-        "from convert.cli import main\n"
+        "from regvit_jax.convert.cli import main\n"
         "try: main()\n"
         "finally: print(sorted({'jax', 'flax', 'torch', 'orbax', 'numpy'} & sys.modules.keys()))"
     )

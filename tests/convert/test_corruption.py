@@ -6,14 +6,14 @@ import struct
 import numpy as np
 import pytest
 
-from convert import pth_writing, safetensors
-from convert.dialects import DIALECTS
-from convert.exporting import to_theirs
-from convert.importing import to_ours
-from convert.recognise import recognise
-from convert.rules import our_shapes
-from convert.weights import read_weights
 from regvit_jax import InputError, ViTConfig
+from regvit_jax.convert import pth_writing, safetensors
+from regvit_jax.convert.dialects import DIALECTS
+from regvit_jax.convert.exporting import to_theirs
+from regvit_jax.convert.importing import to_ours
+from regvit_jax.convert.recognise import recognise
+from regvit_jax.convert.rules import our_shapes
+from regvit_jax.convert.weights import read_weights
 
 CONFIG = ViTConfig(
     embed_dim=24, depth=1, num_heads=3, patch_size=4, image_size=8, num_registers=2, num_classes=3

@@ -3,15 +3,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from convert import pth_writing, safetensors
-from convert.dialects import DIALECTS
-from convert.exporting import check_place, export_checkpoint, to_theirs
-from convert.importing import to_ours
-from convert.recognise import recognise
-from convert.rules import our_shapes
-from convert.weights import read_weights
 from regvit_jax import InputError, ViTConfig, load
 from regvit_jax.checkpoint import CheckpointInfo, flatten, save, unflatten
+from regvit_jax.convert import pth_writing, safetensors
+from regvit_jax.convert.dialects import DIALECTS
+from regvit_jax.convert.exporting import check_place, export_checkpoint, to_theirs
+from regvit_jax.convert.importing import to_ours
+from regvit_jax.convert.recognise import recognise
+from regvit_jax.convert.rules import our_shapes
+from regvit_jax.convert.weights import read_weights
 
 FAMILIES = ["deit", "timm", "dinov2", "hf"]
 

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from convert.importing import to_ours
-from convert.recognise import recognise
-from convert.weights import read_weights
 from regvit_jax import DeiT3
 from regvit_jax.checkpoint import unflatten
+from regvit_jax.convert.importing import to_ours
+from regvit_jax.convert.recognise import recognise
+from regvit_jax.convert.weights import read_weights
 
 # The largest difference over all families is 1.6e-6, on logits with a spread of about 1.
 LOGITS_ATOL = 2e-5

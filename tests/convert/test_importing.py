@@ -5,9 +5,9 @@ import jax
 import numpy as np
 import pytest
 
-from convert.importing import import_checkpoint
 from regvit_jax import load
 from regvit_jax.checkpoint import flatten, read_info
+from regvit_jax.convert.importing import import_checkpoint
 
 # timm's and our float32 differ by at most 7e-7 here; at 224 px, 12 blocks deep, by 4e-6.
 LOGITS_ATOL = 5e-5

@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from convert import pickles
 from regvit_jax import InputError
+from regvit_jax.convert import pickles
 
 
 class Hostile:

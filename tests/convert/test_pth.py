@@ -5,9 +5,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from convert import pth
-from convert.pickles import Tensor
 from regvit_jax import InputError
+from regvit_jax.convert import pth
+from regvit_jax.convert.pickles import Tensor
 
 DTYPES = ["float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8"]
 
@@ -81,7 +81,7 @@ def test_the_file_is_mapped_rather_than_copied(torch, save):
 def test_reading_needs_no_torch(torch, save):
     path = save({"model": {"a": torch.ones(2, dtype=torch.bfloat16)}})
     code = (
-        "import sys, pathlib; from convert import pth; "
+        "import sys, pathlib; from regvit_jax.convert import pth; "
         f"file = pth.read(pathlib.Path({str(path)!r})); "
         "print(file.stored(file.content['model']['a']).read().sum(), 'torch' in sys.modules, "
         "'jax' in sys.modules)"

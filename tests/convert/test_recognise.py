@@ -3,12 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from convert.dialects import DIALECTS
-from convert.infer import NUM_HEADS
-from convert.recognise import recognise
-from convert.rules import rules
-from convert.stored import Stored
 from regvit_jax import VARIANTS, InputError, ViTConfig
+from regvit_jax.convert.dialects import DIALECTS
+from regvit_jax.convert.infer import NUM_HEADS
+from regvit_jax.convert.recognise import recognise
+from regvit_jax.convert.rules import rules
+from regvit_jax.convert.stored import Stored
 
 
 def stored(state):

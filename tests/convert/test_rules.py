@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from convert.dialects import DIALECTS
-from convert.rules import CLASS_SLOT, DENSE, JOIN, chain, our_shapes, rules
 from regvit_jax import ViTConfig
 from regvit_jax.checkpoint import parameter_shapes
+from regvit_jax.convert.dialects import DIALECTS
+from regvit_jax.convert.rules import CLASS_SLOT, DENSE, JOIN, chain, our_shapes, rules
 
 TINY = {"embed_dim": 24, "depth": 3, "num_heads": 3, "patch_size": 8, "image_size": 40}
 TINY["num_classes"] = 7

@@ -3,10 +3,10 @@ import shutil
 
 import pytest
 
-from convert import references, verification
-from convert.importing import import_checkpoint
-from convert.verification import verify
 from regvit_jax import ViTConfig
+from regvit_jax.convert import references, verification
+from regvit_jax.convert.importing import import_checkpoint
+from regvit_jax.convert.verification import verify
 
 
 @pytest.fixture(scope="module")

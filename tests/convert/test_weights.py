@@ -1,7 +1,7 @@
 import pytest
 
-from convert.weights import read_weights
 from regvit_jax import InputError
+from regvit_jax.convert.weights import read_weights
 
 
 @pytest.mark.parametrize(

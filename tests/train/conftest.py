@@ -10,8 +10,8 @@ from PIL import Image
 
 from regvit_jax.config import ViTConfig
 from regvit_jax.preprocess import Preprocess
-from train.recipe import DataConfig, OptimConfig, Recipe
-from train.step import TrainBatch
+from regvit_jax.train.recipe import DataConfig, OptimConfig, Recipe
+from regvit_jax.train.step import TrainBatch
 
 TINY_MODEL = ViTConfig(
     embed_dim=24,

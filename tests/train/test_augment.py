@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train.augment import augment
-from train.recipe import DataConfig
+from regvit_jax.train.augment import augment
+from regvit_jax.train.recipe import DataConfig
 
 WHOLE = DataConfig(flip=True, three_augment=True, colour_jitter=0.3)
 
@@ -45,7 +45,7 @@ def test_an_image_does_not_depend_on_those_beside_it(pixels, rngs):
 
 def test_an_accelerator_that_takes_all_images_at_once_gets_the_same(pixels, rngs, monkeypatch):
     one_by_one = changed(rngs, pixels, WHOLE)
-    monkeypatch.setattr("train.augment.chunk_size", lambda count, num_tokens: count)
+    monkeypatch.setattr("regvit_jax.train.augment.chunk_size", lambda count, num_tokens: count)
     np.testing.assert_array_equal(changed(rngs, pixels, WHOLE), one_by_one)
 
 

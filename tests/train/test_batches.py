@@ -10,8 +10,8 @@ from PIL import Image
 from regvit_jax.data import FolderSource
 from regvit_jax.digits import DigitsSource
 from regvit_jax.errors import InputError
-from train.batches import TrainBatches, open_splits, pair_order, plan_batch
-from train.recipe import DataConfig
+from regvit_jax.train.batches import TrainBatches, open_splits, pair_order, plan_batch
+from regvit_jax.train.recipe import DataConfig
 
 
 def test_an_epoch_has_every_image_once_and_leaves_out_the_rest():

@@ -8,13 +8,13 @@ import sys
 import jax
 import pytest
 
-import train.cli
-import train.evaluate
-import train.loop
+import regvit_jax.train.cli
+import regvit_jax.train.evaluate
+import regvit_jax.train.loop
 from regvit_jax import checkpoint
 from regvit_jax.model import DeiT3, init_params
-from train.loop import Outcome
-from train.presets import preset
+from regvit_jax.train.loop import Outcome
+from regvit_jax.train.presets import preset
 
 RESULT = {"data": "digits-val", "top1": {"share": 0.5, "low": 0.4, "high": 0.6, "n": 100}}
 
@@ -25,7 +25,7 @@ def call(monkeypatch):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["regvit-train", *map(str, arguments)])
-        train.cli.main()
+        regvit_jax.train.cli.main()
 
     return run
 
@@ -39,7 +39,7 @@ def trained(monkeypatch):
         asked.append((recipe, out))
         return Outcome(10, 10, RESULT)
 
-    monkeypatch.setattr(train.loop, "train", pretend)
+    monkeypatch.setattr(regvit_jax.train.loop, "train", pretend)
     return asked
 
 
@@ -91,7 +91,7 @@ def test_a_value_without_sense_is_refused(call, tmp_path):
 
 
 def test_a_stopped_run_ends_with_the_signals_status(call, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(train.loop, "train", lambda *_: Outcome(7, 10, None, signal=15))
+    monkeypatch.setattr(regvit_jax.train.loop, "train", lambda *_: Outcome(7, 10, None, signal=15))
     with pytest.raises(SystemExit) as ended:
         call("run", "--out", tmp_path)
     assert ended.value.code == 143
@@ -99,14 +99,14 @@ def test_a_stopped_run_ends_with_the_signals_status(call, monkeypatch, capsys, t
 
 
 def test_eval_writes_what_it_prints(call, monkeypatch, tmp_path):
-    monkeypatch.setattr(train.evaluate, "evaluate_checkpoint", lambda *_: RESULT)
+    monkeypatch.setattr(regvit_jax.train.evaluate, "evaluate_checkpoint", lambda *_: RESULT)
     call("eval", "--checkpoint", tmp_path, "--out", tmp_path / "new" / "result.json")
     assert json.loads((tmp_path / "new" / "result.json").read_text()) == RESULT
 
 
 def test_help_imports_nothing_heavy():
     program = (
-        "import sys, train.cli; "
+        "import sys, regvit_jax.train.cli; "
         "print(*{'jax', 'flax', 'torch', 'orbax', 'scipy', 'sklearn'} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageFilter, ImageOps
 
 from regvit_jax.preprocess import Preprocess
-from train.colour import (
+from regvit_jax.train.colour import (
     BLUR,
     BRIGHTNESS,
     CONTRAST,

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.crops import Crop, crop_box, cut, generator_of, random_resized_crop, simple_random_crop
+from regvit_jax.train.crops import (
+    Crop,
+    crop_box,
+    cut,
+    generator_of,
+    random_resized_crop,
+    simple_random_crop,
+)
 
 
 @pytest.fixture(scope="module")

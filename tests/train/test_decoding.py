@@ -15,9 +15,9 @@ from PIL import Image, ImageFilter
 
 from regvit_jax.data import Encoded
 from regvit_jax.errors import InputError
-from train import decoding
-from train.crops import Crop, cut
-from train.decoding import check_decoder, decode_crop
+from regvit_jax.train import decoding
+from regvit_jax.train.crops import Crop, cut
+from regvit_jax.train.decoding import check_decoder, decode_crop
 
 # Measured on this file's picture: 0, 0.6 and 2.1 with Pillow, 0.8, 1.9 and 3.4 with OpenCV.
 MEAN_LEVELS = {"pillow": 3.0, "opencv": 4.5}

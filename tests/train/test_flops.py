@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from regvit_jax.config import VARIANTS
-from train.flops import forward_flops, matrix_rate, training_flops
+from regvit_jax.train.flops import forward_flops, matrix_rate, training_flops
 
 # Multiply-adds of DeiT-III Small at 224 px with R registers, in billions: protocols.md, 1.2.
 SMALL = {0: 4.599, 1: 4.624, 2: 4.649, 4: 4.698, 8: 4.798, 16: 4.999}

@@ -13,7 +13,7 @@ import pytest
 from regvit_jax import checkpoint
 from regvit_jax.checkpoint import flatten
 from regvit_jax.errors import InputError
-from train.hosts_config import HostsConfig
+from regvit_jax.train.hosts_config import HostsConfig
 
 # Float32 sums in another order, five steps of AdamW at 1e-3; measured 2.4e-7.
 ATOL = 5e-6
@@ -24,10 +24,10 @@ import dataclasses, sys
 from pathlib import Path
 import regvit_jax.digits
 regvit_jax.digits.SPLITS["val"] = 30
-from train.hosts import join
-from train.hosts_config import HostsConfig
-from train.loop import train
-from train.recipe import Recipe
+from regvit_jax.train.hosts import join
+from regvit_jax.train.hosts_config import HostsConfig
+from regvit_jax.train.loop import train
+from regvit_jax.train.recipe import Recipe
 import json
 out, recipe, coordinator, process = sys.argv[1:]
 if coordinator:

@@ -9,13 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-import train.loop
+import regvit_jax.train.loop
 from regvit_jax import checkpoint
 from regvit_jax.checkpoint import flatten
 from regvit_jax.errors import InputError
-from train.loop import train as run_training
-from train.rundir import RunDirectory
-from train.state import StateStore
+from regvit_jax.train.loop import train as run_training
+from regvit_jax.train.rundir import RunDirectory
+from regvit_jax.train.state import StateStore
 
 
 class Killed(Exception):
@@ -44,7 +44,7 @@ def finished(recipe, tmp_path_factory):
 
 def interrupt(monkeypatch, step, act):
     """Lets `act` happen right before a step."""
-    make = train.loop.make_train_step
+    make = regvit_jax.train.loop.make_train_step
 
     def make_interrupted(*arguments):
         take = make(*arguments)
@@ -56,7 +56,7 @@ def interrupt(monkeypatch, step, act):
 
         return taken
 
-    monkeypatch.setattr(train.loop, "make_train_step", make_interrupted)
+    monkeypatch.setattr(regvit_jax.train.loop, "make_train_step", make_interrupted)
 
 
 def losses(path):
@@ -117,7 +117,7 @@ def test_sigterm_saves_and_ends_and_the_run_continues(finished, recipe, tmp_path
 def test_a_finished_run_does_nothing(finished, recipe, monkeypatch):
     path, _ = finished
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
-    monkeypatch.setattr(train.loop, "make_train_step", None)
+    monkeypatch.setattr(regvit_jax.train.loop, "make_train_step", None)
     outcome = run_training(recipe, path)
     assert outcome.was_finished
     assert outcome.result is not None
@@ -139,7 +139,7 @@ def test_a_directory_of_something_else_is_left_alone(recipe, tmp_path):
 def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(
     recipe, tmp_path, monkeypatch
 ):
-    make = train.loop.make_train_step
+    make = regvit_jax.train.loop.make_train_step
 
     def make_broken(*arguments):
         take = make(*arguments)
@@ -151,7 +151,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(
 
         return taken
 
-    monkeypatch.setattr(train.loop, "make_train_step", make_broken)
+    monkeypatch.setattr(regvit_jax.train.loop, "make_train_step", make_broken)
     with pytest.raises(InputError, match=r"In step 6 the loss was nan"):
         run_training(recipe, tmp_path / "run")
     assert StateStore(tmp_path / "run" / "steps").steps() == [4]

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train.losses import binary_cross_entropy, cross_entropy, targets_of
+from regvit_jax.train.losses import binary_cross_entropy, cross_entropy, targets_of
 
 
 def test_binary_cross_entropy_of_zero_logits_is_ln_2():

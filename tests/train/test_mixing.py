@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from train.batches import pair_order
-from train.mixing import (
+from regvit_jax.train.batches import pair_order
+from regvit_jax.train.mixing import (
     Mix,
     draw_mixes,
     make_mix,
@@ -18,7 +18,7 @@ from train.mixing import (
     swap_partners,
     symmetric_beta,
 )
-from train.recipe import DataConfig
+from regvit_jax.train.recipe import DataConfig
 
 SIZE, CLASSES, BATCH = 32, 5, 8
 # One float32 rounding of pixels near 3: measured 2.4e-7.

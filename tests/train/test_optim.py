@@ -8,8 +8,8 @@ import pytest
 
 from regvit_jax.config import VARIANTS
 from regvit_jax.model import DeiT3
-from train.optim import is_decayed, make_optimizer, make_schedule, rate_at
-from train.recipe import OptimConfig
+from regvit_jax.train.optim import is_decayed, make_optimizer, make_schedule, rate_at
+from regvit_jax.train.recipe import OptimConfig
 
 # Reference: the learning rates that the study's training logs print.
 GOLDEN_RATES = {

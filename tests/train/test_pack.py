@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import train.cli
+import regvit_jax.train.cli
 from regvit_jax.data import Batches, open_source
 from regvit_jax.errors import InputError
 from regvit_jax.preprocess import Preprocess
-from train.pack import PackOptions, pack
+from regvit_jax.train.pack import PackOptions, pack
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="the extra tfds is not installed")
 pytest.importorskip("array_record", reason="the extra tfds is not installed")
@@ -174,7 +174,7 @@ def test_a_prepared_data_set_is_not_packed_again(packed, tmp_path):
 def call(monkeypatch):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["regvit-train", *map(str, arguments)])
-        train.cli.main()
+        regvit_jax.train.cli.main()
 
     return run
 

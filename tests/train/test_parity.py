@@ -13,17 +13,17 @@ import optax
 import pytest
 from PIL import Image
 
-from convert.exporting import export_checkpoint
-from convert.importing import import_checkpoint
 from regvit_jax import checkpoint
 from regvit_jax.checkpoint import CheckpointInfo, flatten, unflatten
+from regvit_jax.convert.exporting import export_checkpoint
+from regvit_jax.convert.importing import import_checkpoint
 from regvit_jax.data import FolderSource
 from regvit_jax.model import DeiT3, init_params
 from regvit_jax.preprocess import Preprocess
-from train.evaluate import evaluate, wilson
-from train.optim import make_optimizer
-from train.state import TrainState
-from train.step import make_train_step
+from regvit_jax.train.evaluate import evaluate, wilson
+from regvit_jax.train.optim import make_optimizer
+from regvit_jax.train.state import TrainState
+from regvit_jax.train.step import make_train_step
 
 RATE, STEPS = 4e-3, 3
 # Norm of the difference in units of the tensor's norm; design.md 8 allows 1e-4.

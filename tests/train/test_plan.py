@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-import train.cli
+import regvit_jax.train.cli
 from regvit_jax.errors import InputError
-from train.plan import describe, plan_runs
-from train.presets import preset
+from regvit_jax.train.plan import describe, plan_runs
+from regvit_jax.train.presets import preset
 
 GFLOP = (
     28.19  # of an image of DeiT-III Small + 4 registers, forward and backward: protocols.md, 1.2
@@ -37,7 +37,7 @@ def test_the_sum_counts_seeds_and_what_training_reaches():
 def test_images_that_are_there_are_counted(monkeypatch, capsys):
     arguments = ["plan", "--data", "digits", "--epochs", "2", "--registers", "4", "--tflops", "1"]
     monkeypatch.setattr(sys, "argv", ["regvit-train", *arguments])
-    train.cli.main()
+    regvit_jax.train.cli.main()
     printed = capsys.readouterr().out
     assert printed.startswith("R = 4: 1,250 steps, 40,000 images of ")
     assert "\n1 run: " in printed

@@ -2,8 +2,8 @@
 
 import pytest
 
-from train import progress
-from train.progress import ProgressLine
+from regvit_jax.train import progress
+from regvit_jax.train.progress import ProgressLine
 
 
 @pytest.fixture

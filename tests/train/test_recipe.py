@@ -6,8 +6,8 @@ import pytest
 
 from regvit_jax.config import VARIANTS
 from regvit_jax.errors import InputError
-from train.presets import PRESETS, preset
-from train.recipe import DataConfig, OptimConfig, Recipe, describe, differences
+from regvit_jax.train.presets import PRESETS, preset
+from regvit_jax.train.recipe import DataConfig, OptimConfig, Recipe, describe, differences
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -7,11 +7,11 @@ from PIL import Image
 
 from regvit_jax.data import FolderSource
 from regvit_jax.errors import InputError
-from train.augment import augment
-from train.batches import read_crop
-from train.crops import generator_of
-from train.mixing import draw_mixes, mix_images
-from train.sheet import CELL, _lines, _samples, write_sheet
+from regvit_jax.train.augment import augment
+from regvit_jax.train.batches import read_crop
+from regvit_jax.train.crops import generator_of
+from regvit_jax.train.mixing import draw_mixes, mix_images
+from regvit_jax.train.sheet import CELL, _lines, _samples, write_sheet
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from regvit_jax.errors import InputError
-from train.state import StateStore, TrainState
+from regvit_jax.train.state import StateStore, TrainState
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(state, tmp_path, mo
     store = StateStore(tmp_path / "steps")
     store.save(with_step(state, 1))
     store.wait()
-    monkeypatch.setattr("train.state.write_arrays", write)
+    monkeypatch.setattr("regvit_jax.train.state.write_arrays", write)
     store.save(with_step(state, 2))
     with pytest.raises(OSError, match="No space left"):
         store.wait()

@@ -9,10 +9,10 @@ import pytest
 from regvit_jax.checkpoint import flatten
 from regvit_jax.errors import InputError
 from regvit_jax.model import DeiT3, init_params
-from train.optim import make_optimizer
-from train.recipe import DataConfig
-from train.state import TrainState
-from train.step import (
+from regvit_jax.train.optim import make_optimizer
+from regvit_jax.train.recipe import DataConfig
+from regvit_jax.train.state import TrainState
+from regvit_jax.train.step import (
     Draws,
     TrainBatch,
     check_devices,
