@@ -1,6 +1,7 @@
 """What does `regvit-analyze all` do? Every analysis, the comparison and the page in one folder."""
 
 import dataclasses
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -78,6 +79,7 @@ def analyse(options: AllOptions) -> dict[str, Any]:
     for name, asked in missing.items():
         if ANALYSES[name].question is None:
             results[name] = _alone(name, asked)
+    shutil.rmtree(options.out / SPOOL_FOLDER, ignore_errors=True)  # of a command that was killed
     folders = tuple(options.out / name for name in chosen)
     together = CompareOptions(results=folders, out=options.out / "compare", overwrite=True)
     results["compare"] = compare.analyse(together)

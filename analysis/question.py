@@ -95,9 +95,9 @@ def answer_all(questions: Sequence[Question], spool: Spool) -> dict[str, dict[st
     ]
     results = {}
     with contextlib.ExitStack() as stack:
-        stack.enter_context(spool)
-        for folder in folders:
+        for folder in folders:  # first: they keep a second command from the spool
             stack.enter_context(folder)
+        stack.enter_context(spool)
         entries = _pass_all(questions, spool)
         for question, folder in zip(questions, folders, strict=True):
             models = [entries[question.name, *_key(subject)] for subject in question.subjects]

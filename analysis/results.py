@@ -23,8 +23,6 @@ import dataclasses
 import io
 import json
 import math
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from regvit_jax.analysis.bootstrap import Estimate
+from regvit_jax.analysis.placing import ARRIVING, Workplace, settle
 from regvit_jax.errors import InputError
 
 FORMAT = 1
@@ -76,13 +75,14 @@ class ResultFolder:
     ) -> None:
         self.out, self.analysis = out.resolve(), analysis
         self.configuration = plain(configuration)
+        settle(self.out, RESULTS_FILE)
         _refuse_other_results(self.out, analysis, self.configuration, overwrite)
-        self.partial = self.out.with_name(f".{self.out.name}.partial-{os.getpid()}")
+        self.partial = self.out  # until it is entered
+        self._workplace: Workplace | None = None
 
     def __enter__(self) -> "ResultFolder":
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self.partial.mkdir()
+        self._workplace = Workplace(self.out)
+        self.partial = self._workplace.folder
         return self
 
     def __exit__(
@@ -91,7 +91,8 @@ class ResultFolder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        shutil.rmtree(self.partial, ignore_errors=True)
+        if self._workplace is not None:
+            self._workplace.give_up()
 
     def path(self, name: str) -> Path:
         """Where a file of the results is to be written."""
@@ -133,10 +134,8 @@ class ResultFolder:
         files = sorted(path.name for path in self.partial.iterdir())
         text = json.dumps(plain(head | dict(results) | {"files": files}), indent=1, allow_nan=False)
         self.path(RESULTS_FILE).write_text(text + "\n")
-        self.out.mkdir(parents=True, exist_ok=True)
-        _remove_old_results(self.out)
-        for name in [*files, RESULTS_FILE]:
-            os.replace(self.path(name), self.out / name)
+        assert self._workplace is not None
+        self._workplace.put(_old_files(self.out), RESULTS_FILE)
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -146,6 +145,11 @@ def read_results(folder: Path) -> dict[str, Any]:
       InputError: If the folder has none, or one of another version.
     """
     path = folder / RESULTS_FILE
+    if (folder / ARRIVING).is_dir():
+        raise InputError(
+            f"{folder} holds results that are being replaced. If no command is running there, one "
+            "was killed: run the same analysis again, which first ends the move."
+        )
     try:
         results = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -177,6 +181,7 @@ def has_results(out: Path, analysis: str, configuration: Mapping[str, Any], sinc
     Raises:
       InputError: If it holds results that cannot be read.
     """
+    settle(out, RESULTS_FILE)
     path = out / RESULTS_FILE
     if not path.is_file() or path.stat().st_mtime < since:
         return False
@@ -218,7 +223,7 @@ def _cell(value: Any) -> Any:
 def _refuse_other_results(out: Path, analysis: str, configuration, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; --out names a folder.")
-    if not out.is_dir() or not any(out.iterdir()):
+    if not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir()):
         return
     if not (out / RESULTS_FILE).is_file():
         raise InputError(f"{out} has files in it that are no results. Choose another --out.")
@@ -246,14 +251,12 @@ def _refuse_other_results(out: Path, analysis: str, configuration, overwrite: bo
         )
 
 
-def _remove_old_results(out: Path) -> None:
-    """Removes what the results there say is theirs; results.json first, so none is half true."""
+def _old_files(out: Path) -> list[str]:
+    """The files that the results there say are theirs."""
     if not (out / RESULTS_FILE).is_file():
-        return
+        return []
     try:
         files = read_results(out).get("files", [])
     except InputError:  # damaged, and the user asked to overwrite it: nothing is known to be ours
-        files = []
-    (out / RESULTS_FILE).unlink()
-    for name in files:
-        (out / Path(name).name).unlink(missing_ok=True)
+        return []
+    return [Path(name).name for name in files]

@@ -1,6 +1,6 @@
 """How do results become one page, and a Markdown file beside it, whole or not at all?"""
 
-import os
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +19,7 @@ from regvit_jax.analysis.report.contents import (
 )
 from regvit_jax.analysis.report.markdown import markdown
 from regvit_jax.errors import InputError
+from regvit_jax.whole import appearing, remove_leftovers
 
 TEMPLATE = "page.html.jinja"
 MARKDOWN_SUFFIX = ".md"
@@ -46,7 +47,6 @@ def write_report(options: ReportOptions) -> None:
         files[_training_file(options.out)] = contents.training.content
     text = markdown(contents, options.out.parent, _training_file(options.out))
     files[options.out.with_suffix(MARKDOWN_SUFFIX)] = text.encode()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     _write_all(files)
 
 
@@ -90,12 +90,8 @@ def _training_file(out: Path) -> Path:
 
 def _write_all(files: Mapping[Path, bytes]) -> None:
     """Writes every file beside its place, then moves them there; the page comes last."""
-    partial = {path: path.with_name(f".{path.name}.partial-{os.getpid()}") for path in files}
-    try:
+    for folder in {path.parent for path in files}:
+        remove_leftovers(folder)
+    with contextlib.ExitStack() as stack:
         for path, content in files.items():
-            partial[path].write_bytes(content)
-        for path in reversed(list(files)):
-            os.replace(partial[path], path)
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
+            stack.enter_context(appearing(path, replace=True)).write_bytes(content)
