@@ -32,7 +32,6 @@ from regvit_jax.analysis.question import Question, answer_all
 from regvit_jax.analysis.report.page import write_report
 from regvit_jax.analysis.results import has_results
 from regvit_jax.analysis.spool import Spool
-from regvit_jax.checkpoint import resolve
 from regvit_jax.errors import InputError
 
 SPOOL_FOLDER = ".spool"
@@ -119,11 +118,10 @@ def _choose(options: AllOptions) -> tuple[dict[str, ImageOptions], list[str]]:
 
 
 def _is_finished(name: str, asked: ImageOptions, options: AllOptions) -> bool:
-    """Whether results of these options are there, and are younger than every checkpoint."""
-    files = [file for path in options.checkpoint for file in resolve(path).iterdir()]
-    since = max(file.stat().st_mtime for file in files)
+    """Whether results of these options, weights and images are there."""
+    configuration = asked.configuration()
     try:
-        return has_results(asked.out, name, asked.configuration(), since)
+        return has_results(asked.out, name, configuration)
     except InputError:
         if not options.overwrite:
             raise

@@ -71,7 +71,7 @@ METRIC = (
 def analyse(options: LostOptions) -> dict[str, Any]:
     """Measures, writes everything into `options.out`, and returns what results.json says."""
     configuration = options.configuration()  # as asked, by which finished results are known
-    options = dataclasses.replace(options, split=_split(options))
+    options = dataclasses.replace(options, split=resolved_split(options))
     rules = LostRules.of(options)
     subjects = open_subjects(options, "lost")
     for subject in subjects:  # a wrong layer ends the command before any work
@@ -93,7 +93,7 @@ def analyse(options: LostOptions) -> dict[str, Any]:
     return results
 
 
-def _split(options: LostOptions) -> str:
+def resolved_split(options: LostOptions) -> str:
     """The part of the data that "auto" stands for."""
     if options.split != "auto":
         return options.split

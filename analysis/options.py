@@ -1,6 +1,7 @@
 """What can a user choose? The options of every command, without importing anything heavy."""
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -68,12 +69,31 @@ class ImageOptions:
             raise InputError(f"--seed must be 0 or more, got {self.seed}.")
 
     def configuration(self) -> dict[str, Any]:
-        """The options that results depend on, as JSON; where they are written is not one."""
+        """The options that results depend on, as JSON; where they are written is not one.
+
+        Raises:
+          InputError: If a checkpoint is none, or there are no images.
+        """
         values = dataclasses.asdict(self)
         for name in ("out", "overwrite"):
             del values[name]
         values["checkpoint"] = [str(path) for path in self.checkpoint]
-        return values
+        return values | self._contents
+
+    def drawn(self) -> list[tuple[str, int]]:
+        """The parts of the data, and how many images of each are drawn; 0 is all."""
+        return [(self.split, self.num_images)]
+
+    @functools.cached_property
+    def _contents(self) -> dict[str, Any]:
+        """What the checkpoints and the images are, whatever they are called."""
+        from regvit_jax.analysis.identity import images_of, weights_of
+
+        splits, counts = zip(*self.drawn(), strict=True)
+        return {
+            "weights": [weights_of(path) for path in self.checkpoint],
+            "images": images_of(self.data, splits, counts, self.seed),
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,6 +164,9 @@ class ProbeOptions(ImageOptions):
         if any(k < 1 for k in self.neighbours):
             raise InputError(f"--neighbours must be at least 1, got {self.neighbours}.")
 
+    def drawn(self) -> list[tuple[str, int]]:
+        return [("train", self.num_train_images), ("val", self.num_images)]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReconstructionOptions(ImageOptions):
@@ -183,6 +206,9 @@ class ReconstructionOptions(ImageOptions):
             raise InputError("--max-epochs and --patience must be at least 1.")
         if self.protocol == "study" and self.layer != -1:
             raise InputError("--protocol study reads the last block; leave out --layer.")
+
+    def drawn(self) -> list[tuple[str, int]]:
+        return [("train", self.num_train_images), ("val", self.num_images)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -238,6 +264,11 @@ class LostOptions(ImageOptions):
                 "--image-size is the side of a square crop; --frame file takes images as they "
                 "are. Add --frame crop."
             )
+
+    def drawn(self) -> list[tuple[str, int]]:
+        from regvit_jax.analysis.lost_command import resolved_split
+
+        return [(resolved_split(self), self.num_images)]
 
     @property
     def resolved_frame(self) -> Literal["file", "crop"]:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Int
 
 from regvit_jax.analysis.extract import Tree, extract
+from regvit_jax.analysis.identity import binding
 from regvit_jax.analysis.options import ImageOptions
 from regvit_jax.analysis.results import ResultFolder
 from regvit_jax.analysis.spool import Spool, SpooledPass
@@ -201,13 +202,11 @@ def _structure(model: DeiT3, params: Params, subject: Subject, reduce) -> dict[s
 def _spool_key(question: Question, subject: Subject) -> dict[str, Any]:
     """All that the reduced batches depend on."""
     names = "\n".join(question.source.file_names[i] for i in question.indices)
-    files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in subject.path.iterdir()]
     return {
         "question": question.name,
-        "configuration": question.options.configuration(),
+        "configuration": binding(question.options.configuration()),
         "subject": subject.to_json(),
-        "files": sorted(files),
         "source": question.source.name,
-        "images": hashlib.sha256(names.encode()).hexdigest(),
+        "images": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
         "versions": versions(),
     }

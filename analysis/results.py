@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from regvit_jax.analysis.bootstrap import Estimate
+from regvit_jax.analysis.identity import binding
 from regvit_jax.analysis.placing import ARRIVING, Workplace, settle
 from regvit_jax.errors import InputError
 
@@ -169,24 +170,24 @@ def read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
-def has_results(out: Path, analysis: str, configuration: Mapping[str, Any], since: float) -> bool:
+def has_results(out: Path, analysis: str, configuration: Mapping[str, Any]) -> bool:
     """Whether a folder holds the results of this analysis and configuration.
 
     Args:
       out: The folder.
       analysis: Which question this is.
       configuration: What the results depend on.
-      since: Older results do not count; in seconds, as files' times are.
 
     Raises:
       InputError: If it holds results that cannot be read.
     """
     settle(out, RESULTS_FILE)
     path = out / RESULTS_FILE
-    if not path.is_file() or path.stat().st_mtime < since:
+    if not path.is_file():
         return False
     found = read_results(out)
-    return found["analysis"] == analysis and found["configuration"] == plain(configuration)
+    same = binding(found["configuration"]) == binding(plain(configuration))
+    return same and found["analysis"] == analysis
 
 
 def plain(value: Any) -> Any:
@@ -235,7 +236,7 @@ def _refuse_other_results(out: Path, analysis: str, configuration, overwrite: bo
             f"{out} holds results of `{found['analysis']}`. Choose another --out, or replace them "
             "with --overwrite."
         )
-    before = found["configuration"]
+    before, configuration = binding(found["configuration"]), binding(configuration)
     changed = sorted(
         key
         for key in before.keys() | configuration.keys()

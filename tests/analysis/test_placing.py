@@ -99,7 +99,7 @@ def test_a_move_cut_short_is_ended_before_results_are_judged(tmp_path):
     write(arriving, NEW, 1)
     (arriving / ".replaced.json").write_text(json.dumps({"files": ["c.txt"]}))
     arriving.rename(out / ARRIVING)
-    assert has_results(out, "norms", {"seed": 1}, 0.0)
+    assert has_results(out, "norms", {"seed": 1})
     assert sorted(os.listdir(out)) == sorted([*NEW, RESULTS_FILE])
 
 
