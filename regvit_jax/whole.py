@@ -51,10 +51,15 @@ def appearing(path: Path, replace: bool = False) -> Iterator[Path]:
         _remove(partial)
 
 
-def remove_leftovers(folder: Path) -> list[Path]:
+def remove_leftovers(folder: Path, is_alone: bool = False) -> list[Path]:
     """Removes from a folder what processes of this machine that are gone were writing.
 
     What such a process had moved aside and not yet replaced is put back.
+
+    Args:
+      folder: Only what lies in it directly is looked at.
+      is_alone: Nobody else writes there, as a lock guarantees: what processes of other machines,
+        or with numbers that are in use again, were writing goes too.
 
     Returns:
       What was removed.
@@ -62,9 +67,9 @@ def remove_leftovers(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     removed = []
-    for path in folder.glob(f".*.partial-{_HOST}-*"):
+    for path in folder.glob(".*.partial-*" if is_alone else f".*.partial-{_HOST}-*"):
         pid = path.name.rpartition("-")[2]
-        if pid.isdigit() and not _is_running(int(pid)):
+        if is_alone or (pid.isdigit() and not _is_running(int(pid))):
             place, is_previous, _ = path.name[1:].partition(".previous.partial-")
             if is_previous and not os.path.lexists(folder / place):
                 path.rename(folder / place)  # killed between the two renames of `_put`
@@ -72,6 +77,14 @@ def remove_leftovers(folder: Path) -> list[Path]:
                 _remove(path)
                 removed.append(path)
     return removed
+
+
+def vanish(path: Path) -> None:
+    """Removes a file or a folder; nobody finds it half removed, whenever the process ends."""
+    partial = path.with_name(f".{path.name}.partial-{_HOST}-{os.getpid()}")
+    _remove(partial)
+    path.rename(partial)
+    _remove(partial)
 
 
 def sync(path: Path) -> None:

@@ -50,6 +50,14 @@ def open_splits(data: str) -> tuple[Source, Source]:
     return train, val
 
 
+class Data(NamedTuple):
+    """What a run learns from and is measured on."""
+
+    train: Source
+    val: Source
+    preprocess: Preprocess
+
+
 class BatchPlan(NamedTuple):
     """What one step trains on; partners for mixup and cutmix lie next to one another."""
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -87,14 +88,22 @@ def _report(outcome: "Outcome", out: Path) -> None:
     if outcome.unreadable:
         sys.stderr.write(f"{outcome.unreadable} unreadable images were replaced by others.\n")
     if outcome.signal is not None:
+        saved = "; its state is saved" if outcome.step else ""
         sys.stderr.write(
-            f"\nStopped after step {outcome.step} of {outcome.total_steps}; the same command "
-            "continues there.\n"
+            f"\nStopped after step {outcome.step} of {outcome.total_steps}{saved}. "
+            f"The same command continues there:\n  {_command()}\n"
         )
         return
     if outcome.was_finished:
         sys.stdout.write(f"{out} is finished already; nothing to do.\n")
     sys.stdout.write(f"{_sentence(outcome.result)}\n")
+
+
+def _command() -> str:
+    """The command of this process, as a shell takes it."""
+    program = Path(sys.argv[0])
+    name = "python -m regvit_jax.train" if program.name == "__main__.py" else program.name
+    return shlex.join([*name.split(), *sys.argv[1:]])
 
 
 def _sheet_command(default: Recipe) -> Callable[..., None]:
@@ -163,7 +172,11 @@ def _plan_command(default: Recipe) -> Callable[..., None]:
 
 
 def _eval(
-    checkpoint: Path, data: str = "digits", split: str = "val", out: Path | None = None
+    checkpoint: Path,
+    data: str = "digits",
+    split: str = "val",
+    out: Path | None = None,
+    skip_unreadable: bool = False,
 ) -> None:
     """Measure a checkpoint's top-1 and top-5 accuracy.
 
@@ -173,15 +186,18 @@ def _eval(
         prepared data set of TensorFlow Datasets, by name or folder.
       split: "train" or "val".
       out: File for the result, as JSON.
+      skip_unreadable: Leave out images that cannot be read, instead of stopping.
     """
     from regvit_jax.compilation import cache_compilations
-    from regvit_jax.train.evaluate import evaluate_checkpoint
+    from regvit_jax.train.evaluate import BY_NAME, evaluate_checkpoint
+    from regvit_jax.whole import write_whole
 
     cache_compilations()
-    result = evaluate_checkpoint(checkpoint, data, split)
+    result = evaluate_checkpoint(checkpoint, data, split, skip_unreadable)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=2) + "\n")
+        write_whole(out, json.dumps(result, indent=2) + "\n")
+    if (classes := result["classes"]) != BY_NAME:
+        sys.stderr.write(f"Classes are {classes}.\n")
     sys.stdout.write(f"{_sentence(result)}\n")
 
 
@@ -244,7 +260,9 @@ def _default_recipe(arguments: Sequence[str]) -> Recipe:
 def _sentence(result: Any) -> str:
     top1 = result["top1"]
     percent = {name: 100 * top1[name] for name in ("share", "low", "high")}
+    unreadable = result.get("unreadable_images", 0)
     return (
         "Top-1 {share:.2f} % (95 % interval {low:.2f} to {high:.2f}), ".format(**percent)
         + f"{top1['n']} images of {result['data']}."
+        + (f" {unreadable} more could not be read and do not count." if unreadable else "")
     )

@@ -5,6 +5,7 @@ size.
 """
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from regvit_jax.config import ViTConfig
 from regvit_jax.errors import InputError
 from regvit_jax.model import DeiT3, init_params
 from regvit_jax.positions import resample_pos_embed
+from regvit_jax.train.evaluate import same_names
 from regvit_jax.train.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 MAY_DIFFER = frozenset(
     {
@@ -97,8 +101,14 @@ def _grown(
         jnp.asarray(found["pos_embed"]), info.model.grid, config.grid, config.pos_resampling
     )
     same_number = info.model.num_classes == config.num_classes
-    same_names = not info.class_names or info.class_names == class_names
-    if "head" in fresh and not (same_number and same_names):
+    fits = same_number and (not info.class_names or same_names(info.class_names, class_names))
+    if "head" in fresh and fits and not info.class_names:
+        logger.warning(
+            "The checkpoint that the run starts from names no classes: its head is kept, and its "
+            "outputs are matched to the folders by order (0 = %s, 1 = %s, ...).",
+            *(*class_names, "none")[:2],
+        )
+    if "head" in fresh and not fits:
         params["head"] = fresh["head"]
     if "head" not in fresh:
         params.pop("head", None)

@@ -1,39 +1,106 @@
-"""How does a run end early without losing its work?"""
+"""How does a run end early without losing its work?
+
+Python runs a signal's handler only between two of its own instructions: not while a program
+compiles, and an exception that it raises can get lost inside a callback of JAX. So nothing is
+raised here. The first signal sets a flag, which loops look at; a thread, which hears of signals at
+any time, ends the process at the second Ctrl-C.
+"""
 
 import contextlib
+import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
-from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""What clusters, terminals and people send to end a job."""
+ECHO_SECONDS = 0.5
+"""A launcher passes Ctrl-C on to a process that the terminal has told already."""
+
+
+class Interrupted(Exception):
+    """The work at hand was given up because somebody asked the run to stop."""
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop, by Ctrl-C or SIGTERM."""
+    """Whether somebody asked the run to stop, and by which signal."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._heard_at: float | None = None
 
     @property
     def is_made(self) -> bool:
         return self.signal is not None
 
+    def check(self) -> None:
+        """Gives up the work at hand if the run is to stop.
+
+        Raises:
+          Interrupted: If it is.
+        """
+        if self.is_made:
+            raise Interrupted
+
+    def make(self, number: int) -> None:
+        """Asks the run to stop; only the first signal counts."""
+        if self.signal is None:
+            self.signal = number
+
+    def hear(self, number: int) -> None:
+        """Takes a signal from the thread that listens: says what it does, or ends the process."""
+        self.make(number)
+        now = time.monotonic()
+        if self._heard_at is None:
+            self._heard_at = now
+            _say(f"{signal.Signals(number).name}: stopping. Ctrl-C ends the process at once.")
+        elif number == signal.SIGINT and now - self._heard_at > ECHO_SECONDS:
+            _say("Ended at once.")
+            os._exit(128 + number)
+
 
 @contextlib.contextmanager
 def listen() -> Iterator[StopRequest]:
-    """A request that the first signal makes; a second one ends the process as usual."""
+    """A request that the first signal makes; a later Ctrl-C ends the process.
+
+    Outside Python's main thread, where signals cannot be listened to, nobody makes it.
+    """
     request = StopRequest()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def ask(number: int, _frame: FrameType | None) -> None:
-        request.signal = number
-        restore()
-
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    if before[signal.SIGHUP] == signal.SIG_IGN:  # `nohup`: the run outlives its terminal
+        del before[signal.SIGHUP]
+    ears, mouth = os.pipe()
+    os.set_blocking(mouth, False)
+    thread = threading.Thread(target=_listen, args=(ears, request), daemon=True)
+    previous = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
     for number in before:
-        signal.signal(number, ask)
+        signal.signal(number, lambda number, _frame: request.make(number))
+    thread.start()
     try:
         yield request
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(previous)
+        os.close(mouth)
+        thread.join()
+        os.close(ears)
+
+
+def _listen(ears: int, request: StopRequest) -> None:
+    """Hears signals until the pipe is closed."""
+    while numbers := os.read(ears, 64):
+        for number in numbers:
+            if number in SIGNALS:
+                request.hear(number)
+
+
+def _say(sentence: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # a terminal that is gone
+        sys.stderr.write(f"\n{sentence}\n")
+        sys.stderr.flush()

@@ -1,12 +1,38 @@
 """What does a training run do? The recipe, as data."""
 
 import dataclasses
+import math
+import os
+from pathlib import Path
 from typing import Any, Literal
 
+from regvit_jax import strict_json
 from regvit_jax.config import ViTConfig
 from regvit_jax.errors import InputError
 
 Trainable = Literal["all", "registers", "head", "registers_and_head"]
+
+PLACES = frozenset({"data.data", "init"})
+"""Fields that may name a folder."""
+HARMLESS = frozenset(
+    {
+        "data.skip_unreadable",
+        "log_steps",
+        "save_steps",
+        "eval_steps",
+        "kept_states",
+        "keep_every_epochs",
+    }
+)
+"""Fields that leave the parameters as they are: a run may go on with others."""
+
+
+def _check_finite(options: Any) -> None:
+    """Raises if a number among the options is infinite or none."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{field.name} must be a finite number, got {value}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +84,7 @@ class DataConfig:
         return self.batch_size if self.mix_group is None else self.mix_group
 
     def __post_init__(self) -> None:
+        _check_finite(self)
         if self.batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {self.batch_size}.")
         if self.repeats < 1:
@@ -120,6 +147,7 @@ class OptimConfig:
     and evaluate it too; 0 keeps none."""
 
     def __post_init__(self) -> None:
+        _check_finite(self)
         for name in ("learning_rate", "clip_norm", "epsilon"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be above 0, got {getattr(self, name)}.")
@@ -168,8 +196,11 @@ class Recipe:
     19, 39 and so on, counted from 0, as the study did; 0 keeps none."""
 
     def __post_init__(self) -> None:
-        if self.epochs <= 0:
-            raise InputError(f"epochs must be above 0, got {self.epochs}.")
+        _check_finite(self)
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"seed must be in [0, 2^31), got {self.seed}.")
+        if not 0 < self.epochs <= 1e6:
+            raise InputError(f"epochs must be above 0 and at most 1e6, got {self.epochs}.")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise InputError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}.")
         if self.loss == "bce" and self.label_smoothing:
@@ -216,26 +247,41 @@ class Recipe:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Recipe":
+    def from_json(cls, values: dict[str, Any], label: str = "The recipe") -> "Recipe":
         """The recipe that `to_json` described.
 
+        Args:
+          values: As JSON has them.
+          label: What error messages call them.
+
         Raises:
-          InputError: If a name is not a field of this version.
+          InputError: If a name is not a field of this version, or a value of another type.
         """
-        parts = {
-            "model": ViTConfig.from_json,
-            "data": _part(DataConfig),
-            "optim": _part(OptimConfig),
-        }
-        return _part(cls)({name: parts.get(name, _same)(value) for name, value in values.items()})
+        return strict_json.build(cls, values, label)
 
 
 def differences(before: Recipe, now: Recipe) -> list[str]:
-    """What changed between two recipes, one sentence each."""
+    """What changed between two recipes, one sentence each.
+
+    The same folder is the same by whichever path.
+    """
     old, new = _leaves(before.to_json()), _leaves(now.to_json())
     return [
-        f"{name}: {old[name]!r} before, {new[name]!r} now" for name in old if old[name] != new[name]
+        f"{name}: {old[name]!r} before, {new[name]!r} now"
+        for name in old
+        if old[name] != new[name] and not (name in PLACES and _is_same(old[name], new[name]))
     ]
+
+
+def is_binding(difference: str) -> bool:
+    """Whether a difference decides what a run computes, so that it would be another run."""
+    return difference.partition(":")[0] not in HARMLESS
+
+
+def located(recipe: Recipe) -> Recipe:
+    """The recipe with whole paths in place of those that depend on the working directory."""
+    data = dataclasses.replace(recipe.data, data=_located(recipe.data.data))
+    return dataclasses.replace(recipe, data=data, init=_located(recipe.init))
 
 
 def describe(recipe: Recipe) -> str:
@@ -261,18 +307,23 @@ def _leaves(values: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _part(kind: type) -> Any:
-    def build(values: dict[str, Any]) -> Any:
-        known = {field.name for field in dataclasses.fields(kind)}
-        if unknown := sorted(values.keys() - known):
-            raise InputError(
-                f"The recipe has unknown fields {unknown}; {kind.__name__} has {sorted(known)}. It "
-                "was probably written by another version of regvit_jax."
-            )
-        return kind(**values)
-
-    return build
+def _located(name: str) -> str:
+    """The whole path that a name means; other names stay as they are."""
+    before, folder = _split(name)
+    return before + os.path.abspath(folder) if name and folder.exists() else name
 
 
-def _same(value: Any) -> Any:
-    return value
+def _is_same(first: str, second: str) -> bool:
+    """Whether two names mean one folder."""
+    (one, here), (other, there) = _split(first), _split(second)
+    try:
+        return one == other and here.samefile(there)
+    except OSError:
+        return False
+
+
+def _split(name: str) -> tuple[str, Path]:
+    """The folder that a name means, and what stands before it, such as `cifar10@`."""
+    whole = Path(name).expanduser()
+    before, at, folder = name.rpartition("@")
+    return ("", whole) if whole.exists() or not at else (before + at, Path(folder).expanduser())

@@ -1,21 +1,23 @@
 """What must survive an interruption, and how is it kept? One folder a saved step.
 
-A state is written beside its place by a thread, guarded by checksums and then renamed: it is whole
-or absent. One that cannot be read back all the same is left out in favour of the one before.
+A state is written by a thread, guarded by checksums: it is whole or absent. One that was damaged
+later is set aside, never removed, in favour of the one before.
 """
 
+import json
 import logging
 import os
-import shutil
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
 import optax
 from jaxtyping import Array, Int
 
+from regvit_jax import strict_json
 from regvit_jax.arrays import (
     Arrays,
     DamagedArraysError,
@@ -26,6 +28,11 @@ from regvit_jax.arrays import (
 )
 from regvit_jax.checkpoint import Params
 from regvit_jax.errors import InputError
+from regvit_jax.whole import appearing, vanish
+
+LOSSES = "losses.json"
+"""In a state's folder: the losses that no line of the metrics tells yet."""
+DAMAGED = ".damaged"
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +46,14 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     ema: Params | None = None
     """Moving average of the parameters, if the recipe asks for one."""
+
+
+class Saved(NamedTuple):
+    """What a folder of a saved step holds."""
+
+    state: TrainState
+    losses: list[float]
+    """Of the newest steps, which the metrics do not tell yet."""
 
 
 class StateStore:
@@ -55,70 +70,162 @@ class StateStore:
         self._pending: Future | None = None
 
     def steps(self) -> list[int]:
-        """The steps that were saved, in order."""
-        if not self.directory.is_dir():
-            return []
-        return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit())
+        """The steps that were saved, in order.
 
-    def save(self, state: TrainState) -> None:
+        Raises:
+          OSError: If the folder cannot be listed.
+        """
+        return sorted(int(name) for name in self._names() if name.isascii() and name.isdecimal())
+
+    def save(self, state: TrainState, losses: Sequence[float] = ()) -> None:
         """Copies the state and begins to write it; waits for the one before to be written.
+
+        Args:
+          state: After some step.
+          losses: Of the newest steps, which the metrics do not tell yet.
 
         Raises:
           OSError: If the one before could not be written.
         """
         self.wait()
         arrays = {name: np.array(leaf, copy=True) for name, leaf in _named(state)}
-        self._pending = self._pool.submit(self._write, int(arrays["step"]), arrays)
+        self._pending = self._pool.submit(self._write, int(arrays["step"]), arrays, list(losses))
 
     def wait(self) -> None:
         """Returns when everything is written.
 
         Raises:
-          OSError: If it could not be.
+          OSError: If it could not be; says which state is the newest whole one.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
-            pending.result()
+            try:
+                pending.result()
+            except OSError as error:
+                self._tell(error)
 
-    def restore(self, template: TrainState) -> TrainState | None:
-        """The newest state that can be read, or None; those that are damaged are removed.
+    def check(self) -> None:
+        """Tells of a failure to write as soon as it has happened; waits for nothing.
+
+        Raises:
+          OSError: As `wait` does.
+        """
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def restore(self, template: TrainState) -> Saved | None:
+        """The newest state that is whole, None if none was ever saved; nothing is removed.
+
+        Damaged states are renamed, so that only who owns the run may call this.
 
         Args:
           template: Shapes and types of the state, as `jax.eval_shape` tells them.
 
         Raises:
-          InputError: If a state is of another model or optimizer.
+          InputError: If a state is of another model or optimizer, or cannot be read for a reason
+            other than damage, or if all that were saved are damaged.
         """
         for step in reversed(self.steps()):
-            path = self._path(step)
             try:
-                described = describe_arrays(path)
-                _check(path, described, template)
-                arrays = read_arrays(path, described)
+                return self._read(self._path(step), template)
             except DamagedArraysError as error:
-                logger.warning("The state of step %d is damaged and left out: %s", step, error)
-                shutil.rmtree(path)
-                continue
-            leaves = [arrays[name] for name, _ in _named(template)]
-            return jax.tree.unflatten(jax.tree.structure(template), leaves)
+                if not _is_damage(error.__cause__):
+                    self._refuse(step, error.__cause__ or error)
+                aside = self._set_aside(step)
+                logger.warning(
+                    "The state of step %d is damaged (%s). It is now called %s, and the run goes "
+                    "on from the state before.",
+                    step,
+                    error,
+                    aside,
+                )
+            except OSError as error:
+                self._refuse(step, error)
+        if damaged := [name for name in self._names() if DAMAGED in name]:
+            raise InputError(
+                f"No saved state in {self.directory} can be read; damaged are {', '.join(damaged)}."
+                " Put them back from a copy, under names without the ending. To start the run "
+                f"anew, move the folder away: mv {self.directory} {self.directory}-damaged"
+            )
         return None
 
-    def _write(self, step: int, arrays: Arrays) -> None:
+    def _read(self, path: Path, template: TrainState) -> Saved:
+        for _ in os.walk(path, onerror=_raise):  # a folder that may not be listed is not empty
+            pass
+        described = describe_arrays(path)
+        _check(path, described, template)
+        arrays = read_arrays(path, described)
+        leaves = [arrays[name] for name, _ in _named(template)]
+        state = jax.tree.unflatten(jax.tree.structure(template), leaves)
+        return Saved(state, _read_losses(path / LOSSES))
+
+    def _write(self, step: int, arrays: Arrays, losses: list[float]) -> None:
         """Writes a state and removes the oldest beyond those that are kept."""
-        partial = self.directory / f".{step}.partial-{os.getpid()}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
+        with appearing(self._path(step), replace=True) as partial:
+            partial.mkdir()
             write_arrays(partial, arrays)
-            shutil.rmtree(self._path(step), ignore_errors=True)
-            partial.rename(self._path(step))
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            (partial / LOSSES).write_text(json.dumps({"losses": losses}) + "\n")
         for old in self.steps()[: -self.kept]:
-            shutil.rmtree(self._path(old))
+            vanish(self._path(old))
+
+    def _set_aside(self, step: int) -> Path:
+        """Gives a damaged state another name."""
+        taken = self._names()
+        names = (f"{step}{DAMAGED}{'-' * (n > 1)}{n if n > 1 else ''}" for n in range(1, 10**6))
+        name = next(name for name in names if name not in taken)
+        return self._path(step).rename(self.directory / name)
+
+    def _refuse(self, step: int, error: BaseException) -> NoReturn:
+        path = self._path(step)
+        reason, place = getattr(error, "strerror", None), getattr(error, "filename", None)
+        raise InputError(
+            f"The state of step {step} cannot be read ({reason or error}: {place or path}). It is "
+            "left as it is. Make it readable and run the same command again; to go on from the "
+            f"state before, move {path} away."
+        ) from error
+
+    def _tell(self, error: OSError) -> NoReturn:
+        """Raises an error of writing again, with what is safe."""
+        steps = self.steps()
+        newest = f"the newest whole state is of step {steps[-1]}" if steps else "none is saved yet"
+        reason = f"{error.strerror or error} while a state was saved; {newest}, from which the "
+        reason += "same command continues"
+        raise OSError(error.errno, reason, str(error.filename or self.directory)) from error
+
+    def _names(self) -> list[str]:
+        """What the folder holds, hidden files aside."""
+        try:
+            return sorted(p.name for p in self.directory.iterdir() if not p.name.startswith("."))
+        except FileNotFoundError:
+            return []
 
     def _path(self, step: int) -> Path:
         return self.directory / str(step)
+
+
+def _is_damage(cause: BaseException | None) -> bool:
+    """Whether a state is not as it was written, which reading it once more would not change."""
+    if isinstance(cause, OSError):
+        return isinstance(cause, FileNotFoundError)
+    return not isinstance(cause, TypeError | AttributeError)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+def _read_losses(path: Path) -> list[float]:
+    """The losses beside a state; none beside those of earlier versions."""
+    if not path.exists():
+        return []
+    try:
+        losses = strict_json.read_json(path).get("losses")
+        return [
+            strict_json.expect(loss, float, str(path))
+            for loss in strict_json.expect(losses, list, str(path))
+        ]
+    except InputError as error:
+        raise DamagedArraysError(str(error)) from error
 
 
 def _named(state: TrainState) -> list[tuple[str, Any]]:

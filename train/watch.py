@@ -3,7 +3,7 @@
 import collections
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import optax
@@ -36,6 +36,7 @@ class StepWatch:
       schedule: The learning rate, which the lines mention.
       line: What a person sees.
       cost: What a step takes.
+      losses: Of the newest steps before, which no line tells yet.
     """
 
     def __init__(
@@ -45,11 +46,13 @@ class StepWatch:
         schedule: optax.Schedule,
         line: ProgressLine,
         cost: StepCost,
+        losses: Sequence[float] = (),
     ) -> None:
         self.run, self.log_steps, self.schedule, self.line = run, log_steps, schedule, line
         self.cost, self.logged_at, self.waited = cost, time.monotonic(), 0.0
         self.in_flight: collections.deque[tuple[int, StepMetrics]] = collections.deque()
-        self.losses: list[float] = []
+        self.losses = list(losses)
+        """Of the newest steps, which no line tells yet."""
 
     def add(self, step: int, metrics: StepMetrics) -> None:
         """Takes a step that has just been started; waits for the one before the last.

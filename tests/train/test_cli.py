@@ -16,7 +16,11 @@ from regvit_jax.model import DeiT3, init_params
 from regvit_jax.train.loop import Outcome
 from regvit_jax.train.presets import preset
 
-RESULT = {"data": "digits-val", "top1": {"share": 0.5, "low": 0.4, "high": 0.6, "n": 100}}
+RESULT = {
+    "data": "digits-val",
+    "classes": "matched by name",
+    "top1": {"share": 0.5, "low": 0.4, "high": 0.6, "n": 100},
+}
 
 
 @pytest.fixture
@@ -95,7 +99,9 @@ def test_a_stopped_run_ends_with_the_signals_status(call, monkeypatch, capsys, t
     with pytest.raises(SystemExit) as ended:
         call("run", "--out", tmp_path)
     assert ended.value.code == 143
-    assert "Stopped after step 7 of 10; the same command continues" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Stopped after step 7 of 10; its state is saved. The same command continues" in said
+    assert f"\n  regvit-train run --out {tmp_path}\n" in said
 
 
 def test_eval_writes_what_it_prints(call, monkeypatch, tmp_path):

@@ -7,7 +7,15 @@ import pytest
 from regvit_jax.config import VARIANTS
 from regvit_jax.errors import InputError
 from regvit_jax.train.presets import PRESETS, preset
-from regvit_jax.train.recipe import DataConfig, OptimConfig, Recipe, describe, differences
+from regvit_jax.train.recipe import (
+    DataConfig,
+    OptimConfig,
+    Recipe,
+    describe,
+    differences,
+    is_binding,
+    located,
+)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -58,7 +66,7 @@ def test_a_size_without_a_published_recipe_is_refused():
 def test_unknown_fields_are_refused():
     values = Recipe().to_json()
     values["optim"]["momentum"] = 0.9
-    with pytest.raises(InputError, match=r"unknown fields \['momentum'\]"):
+    with pytest.raises(InputError, match=r"optim has unknown fields 'momentum'"):
         Recipe.from_json(values)
 
 
@@ -83,6 +91,9 @@ def test_imagenet_has_the_studys_number_of_steps(batch_size, steps):
     ("build", "message"),
     [
         (lambda: Recipe(epochs=0.0), "epochs"),
+        (lambda: Recipe(epochs=float("nan")), "epochs must be a finite number"),
+        (lambda: Recipe(epochs=1e300), "epochs"),
+        (lambda: Recipe(seed=-1), "seed"),
         (lambda: Recipe(label_smoothing=0.1), "does not go with bce"),
         (lambda: Recipe(save_steps=0), "save_steps"),
         (lambda: DataConfig(min_crop_area=0.0), "min_crop_area"),
@@ -110,3 +121,42 @@ def test_a_recipe_is_told_with_every_value():
     for words in ("learning_rate 0.004", "num_registers 4", "mix_group 256", "epochs 800.0"):
         assert words in text
     assert len(text.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": "0"}, "seed is '0', expected a whole number"),
+        ({"epochs": None}, "epochs is null, expected a number"),
+        ({"model": []}, "model is a list of 0, expected an object"),
+        ({"data": {"batch_size": 8.5}}, "batch_size is 8.5, expected a whole number"),
+        ({"loss": "hinge"}, "loss is 'hinge', expected one of 'bce', 'cross_entropy'"),
+        ({"seed": 10**300}, "seed must be in"),
+    ],
+)
+def test_json_with_wrong_types_is_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        Recipe.from_json(Recipe().to_json() | change)
+
+
+def test_one_folder_by_several_paths_is_no_difference(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    names = ["images", "images/", str(tmp_path / "images"), "./images", "link"]
+    recipes = [Recipe(data=DataConfig(data=name), init=name) for name in names]
+    for first in recipes:
+        for second in recipes:
+            assert differences(first, second) == []
+    stored = located(recipes[0])
+    monkeypatch.chdir("/")
+    assert stored.data.data == stored.init == str(tmp_path / "images")
+    assert differences(stored, recipes[2]) == []
+    assert len(differences(stored, recipes[0])) == 2
+    assert located(Recipe()) == Recipe()
+
+
+def test_only_what_decides_the_parameters_binds_a_run(recipe, change):
+    free = change(recipe, log_steps=7, save_steps=3, kept_states=9, skip_unreadable=True)
+    assert not any(map(is_binding, differences(recipe, free)))
+    assert all(map(is_binding, differences(recipe, change(recipe, seed=1, flip=True))))

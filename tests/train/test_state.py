@@ -36,7 +36,7 @@ def test_a_state_comes_back_as_it_was(state, tmp_path):
     store = StateStore(tmp_path / "steps")
     store.save(state)
     store.wait()
-    assert_same(store.restore(state), jax.tree.map(np.asarray, state))
+    assert_same(store.restore(state).state, jax.tree.map(np.asarray, state))
 
 
 def test_the_newest_two_are_kept(state, tmp_path):
@@ -61,10 +61,12 @@ def test_a_damaged_state_is_left_out_for_the_one_before(state, tmp_path, damage,
     for file in files:
         size = file.stat().st_size if damage == "truncated" else 0
         file.write_bytes(file.read_bytes()[: size // 2])
-    restored = store.restore(state)
+    restored = store.restore(state).state
     assert int(restored.step) == 1
     assert store.steps() == [1]
     assert "step 2 is damaged" in caplog.text
+    kept = [p for p in (tmp_path / "steps" / "2.damaged").rglob("*") if p.is_file()]
+    assert len(kept) == len(files)
 
 
 def test_a_folder_that_was_being_written_is_not_a_state(state, tmp_path):
@@ -81,7 +83,7 @@ def test_what_is_saved_is_a_copy(state, tmp_path):
     store.save(state._replace(params={"a": weights}))
     weights[:] = 5.0
     store.wait()
-    restored = store.restore(state._replace(params={"a": weights}))
+    restored = store.restore(state._replace(params={"a": weights})).state
     np.testing.assert_array_equal(restored.params["a"], 1.0)
 
 
@@ -95,7 +97,7 @@ def test_a_flipped_bit_is_noticed(state, tmp_path):
     data = bytearray(largest.read_bytes())
     data[-1] ^= 1
     largest.write_bytes(data)
-    assert int(store.restore(state).step) == 1
+    assert int(store.restore(state).state.step) == 1
 
 
 def test_the_state_of_another_model_is_refused_and_kept(state, tmp_path):
@@ -118,6 +120,50 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(state, tmp_path, mo
     store.wait()
     monkeypatch.setattr("regvit_jax.train.state.write_arrays", write)
     store.save(with_step(state, 2))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left.*newest whole state is of step 1"):
         store.wait()
     assert [p.name for p in (tmp_path / "steps").iterdir()] == ["1"]
+
+
+def test_losses_that_no_line_tells_yet_come_back_exactly(state, tmp_path):
+    store = StateStore(tmp_path / "steps")
+    losses = [0.1 + 0.2, 1e-300, 3.0]
+    store.save(state, losses)
+    store.wait()
+    assert store.restore(state).losses == losses
+
+
+def read_error(*_):
+    raise OSError(errno.EIO, "Input/output error", "disk")
+
+
+@pytest.mark.parametrize("name", ["read_arrays", "describe_arrays"])
+def test_a_read_error_is_no_damage_nothing_is_touched(state, tmp_path, monkeypatch, name):
+    store = StateStore(tmp_path / "steps")
+    for step in (1, 2):
+        store.save(with_step(state, step))
+    store.wait()
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(f"regvit_jax.train.state.{name}", read_error)
+    with pytest.raises(InputError, match=r"step 2 cannot be read \(Input/output error"):
+        store.restore(state)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_where_all_states_are_damaged_the_run_does_not_start_anew(state, tmp_path):
+    store = StateStore(tmp_path / "steps")
+    store.save(with_step(state, 1))
+    store.wait()
+    for path in (tmp_path / "steps" / "1" / "params").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"rubbish")
+    for _ in range(2):  # also at the next start
+        with pytest.raises(InputError, match=r"No saved state .* damaged are 1\.damaged"):
+            store.restore(state)
+    assert (tmp_path / "steps" / "1.damaged" / "params").is_dir()
+
+
+def test_a_folder_that_cannot_be_listed_is_told(state, tmp_path):
+    (tmp_path / "steps").write_text("a file")
+    with pytest.raises(OSError, match="Not a directory"):
+        StateStore(tmp_path / "steps").restore(state)
