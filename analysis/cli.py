@@ -17,6 +17,7 @@ from regvit_jax.analysis.options import (
     ReportOptions,
     SimilarityOptions,
 )
+from regvit_jax.analysis.spoken import shown
 from regvit_jax.console import run
 
 Command = (
@@ -62,7 +63,7 @@ def _main() -> None:
         description=EXAMPLES,
     )
     for line in _dispatch(options):
-        sys.stdout.write(line + "\n")
+        sys.stdout.write(shown(line, keep="\n") + "\n")
 
 
 def _dispatch(options: Any) -> list[str]:

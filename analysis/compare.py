@@ -17,7 +17,14 @@ from regvit_jax.analysis.headlines import HEADLINES, Headline, find
 from regvit_jax.analysis.options import CompareOptions
 from regvit_jax.analysis.plotting import save_figure
 from regvit_jax.analysis.plotting.compare import NumberPanel, headlines_figure
-from regvit_jax.analysis.results import FigureFile, ResultFolder, estimate_columns, read_results
+from regvit_jax.analysis.results import (
+    RESULTS_FILE,
+    FigureFile,
+    ResultFolder,
+    estimate_columns,
+    read_results,
+)
+from regvit_jax.analysis.results_schema import check_results
 from regvit_jax.checkpoint import versions
 from regvit_jax.errors import InputError
 
@@ -80,6 +87,7 @@ def open_folders(paths: Sequence[Path]) -> list[Folder]:
     for path, results in found:
         if results["analysis"] == "compare":
             raise InputError(f"{path} is a comparison itself; name the folders that it read.")
+        check_results(results, str(path / RESULTS_FILE), is_complete=False)
     if len({path.resolve() for path in paths}) < len(paths):
         raise InputError("The same result folder is named twice after --results.")
     counts = Counter(results["analysis"] for _, results in found)

@@ -32,6 +32,7 @@ from regvit_jax.analysis.store import ColumnStore
 from regvit_jax.errors import InputError
 from regvit_jax.model import ViTTrace
 from regvit_jax.preprocess import Preprocess
+from regvit_jax.strict_json import parse_json
 from regvit_jax.tokens import TokenLayout
 
 RIDGE = 1e-8
@@ -338,7 +339,9 @@ def load_probe(path: Path) -> tuple[Mlp, dict[str, Any]]:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             arrays = {name: loaded[name] for name in loaded.files}
-        info = json.loads(str(arrays.pop("info", "{}")))
+        info = parse_json(str(arrays.pop("info", "{}")), f"{path}: info")
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"There is no probe {path}. {PROBE_EXPECTED}") from None
     except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:

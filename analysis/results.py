@@ -33,7 +33,10 @@ import numpy as np
 from regvit_jax.analysis.bootstrap import Estimate
 from regvit_jax.analysis.identity import binding
 from regvit_jax.analysis.placing import ARRIVING, Workplace, settle
+from regvit_jax.analysis.results_schema import check_results
+from regvit_jax.analysis.spoken import shown
 from regvit_jax.errors import InputError
+from regvit_jax.strict_json import expect, read_json
 
 FORMAT = 1
 RESULTS_FILE = "results.json"
@@ -105,7 +108,7 @@ class ResultFolder:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
-        self.path(name).write_text(text.getvalue())
+        self.path(name).write_text(text.getvalue(), encoding="utf-8")
 
     def write_comparisons(self, comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         """Writes a row for every difference; its entry of `tables`, if there is any."""
@@ -134,7 +137,7 @@ class ResultFolder:
         }
         files = sorted(path.name for path in self.partial.iterdir())
         text = json.dumps(plain(head | dict(results) | {"files": files}), indent=1, allow_nan=False)
-        self.path(RESULTS_FILE).write_text(text + "\n")
+        self.path(RESULTS_FILE).write_text(text + "\n", encoding="utf-8")
         assert self._workplace is not None
         self._workplace.put(_old_files(self.out), RESULTS_FILE)
 
@@ -152,21 +155,36 @@ def read_results(folder: Path) -> dict[str, Any]:
             "was killed: run the same analysis again, which first ends the move."
         )
     try:
-        results = json.loads(path.read_text())
+        results = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{folder} is not a result folder: it has no {RESULTS_FILE}. Expected what "
             "`regvit-analyze norms --out` or another analysis wrote."
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except InputError as error:
         raise InputError(
-            f"{path} is damaged ({error}). Run the analysis again with --overwrite."
+            f"{path} is damaged: {error} Run the analysis again with --overwrite."
         ) from error
-    if not isinstance(results, dict) or results.get("format") != FORMAT:
+    if results.get("format") != FORMAT:
         raise InputError(
             f"{path} is not of format {FORMAT}, which this version reads. Run the analysis again "
             "with --overwrite."
         )
+    expect(results.get("analysis"), str, f"{path}: analysis")
+    expect(results.get("configuration"), dict, f"{path}: configuration")
+    for i, name in enumerate(expect(results.get("files", []), list, f"{path}: files")):
+        expect(name, str, f"{path}: files[{i}]")
+    return results
+
+
+def read_complete(folder: Path) -> dict[str, Any]:
+    """The results.json of a result folder, with all that a page is made of.
+
+    Raises:
+      InputError: If the folder has none, or a field is missing or of another type.
+    """
+    results = read_results(folder)
+    check_results(results, str(folder / RESULTS_FILE))
     return results
 
 
@@ -195,13 +213,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, Estimate):
         return plain(value.to_json())
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {plain(str(k)): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     if isinstance(value, np.ndarray | np.generic):
         return plain(value.tolist())
-    if isinstance(value, Path):
-        return str(value)
+    if isinstance(value, Path | str):
+        return shown(str(value), keep="\n\t")
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value
@@ -218,6 +236,8 @@ def estimate_columns(name: str, estimate: Estimate) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        return shown(value)
     return f"{value:.7g}" if isinstance(value, float) else value
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from regvit_jax.analysis.options import ImageOptions
+from regvit_jax.analysis.spoken import shown
 from regvit_jax.checkpoint import (
     MODEL_FOLDER,
     CheckpointInfo,
@@ -26,6 +28,8 @@ from regvit_jax.data import Batches, Source, open_source
 from regvit_jax.errors import InputError
 from regvit_jax.model import DeiT3, init_params
 from regvit_jax.preprocess import STUDY_PREPROCESS, Preprocess
+
+_SLUG_LETTERS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +56,11 @@ class Subject:
 
     @property
     def slug(self) -> str:
-        """The label as part of a file name."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.label)
+        """The label as part of a file name, unlike those of other labels."""
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", self.label)[:_SLUG_LETTERS]
+        if plain == re.sub(r"[/ ]", "-", self.label):
+            return plain
+        return f"{plain}-{zlib.crc32(self.label.encode(errors='surrogateescape')):08x}"
 
     def load(self, seed: int) -> tuple[DeiT3, Params]:
         """The network and its parameters; a twin's are drawn with the seed."""
@@ -113,10 +120,10 @@ def short_labels(paths: Sequence[Path]) -> list[str]:
     """
     parts = [p.parent.parts if p.name == MODEL_FOLDER else p.parts for p in paths]
     for length in range(1, max(map(len, parts)) + 1):
-        labels = ["/".join(part[-length:]) for part in parts]
+        labels = [shown("/".join(part[-length:])) for part in parts]
         if len(set(labels)) == len(labels) and not any(label.isdecimal() for label in labels):
             return labels
-    return [str(path) for path in paths]
+    return [shown(str(path)) for path in paths]
 
 
 def choose_images(options: ImageOptions) -> tuple[Source, Int[np.ndarray, " n"]]:

@@ -1,8 +1,10 @@
 """What do all figures share? Size, colours that colour-blind readers can tell apart, and saving."""
 
+import contextlib
 import io
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+
+from regvit_jax.analysis.spoken import shown
 
 # Okabe and Ito's palette (https://jfly.uni-koeln.de/color/).
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
@@ -49,6 +54,7 @@ STYLE: Any = {  # Matplotlib types it by every name it knows
     "legend.fontsize": 8,
     "legend.frameon": False,
     "figure.titlesize": 11,
+    "text.parse_math": False,  # a "$" in a name is a dollar
     "svg.hashsalt": "regvit",  # the same figure gives the same file
     "svg.fonttype": "path",
 }
@@ -73,7 +79,7 @@ def styled() -> Any:
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Writes a figure as PNG and SVG."""
-    with styled():
+    with _named(figure), styled():
         figure.savefig(folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
         figure.set_layout_engine("none")  # the places are found; finding them takes a second
         figure.savefig(folder / f"{name}.svg", dpi=DPI, metadata={"Date": None})
@@ -82,9 +88,21 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
 def figure_svg(figure: Figure) -> bytes:
     """A figure as SVG, for a page that carries it within itself."""
     file = io.BytesIO()
-    with styled():
+    with _named(figure), styled():
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
+
+
+@contextlib.contextmanager
+def _named(figure: Figure) -> Iterator[None]:
+    """What names of files and models say is drawn as it is, or escaped; no font has all letters."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text(shown(text.get_text(), keep="\n"))
+        text.set_parse_math(False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
 
 
 def legend_below(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
@@ -156,6 +174,7 @@ def outline_patches(axes: Axes, cells: Sequence[tuple[int, int]], scale: float =
 
 def row_label(axes: Axes, text: str) -> None:
     """A label left of a row of pictures, cut to what fits."""
+    text = shown(text)
     short = text if len(text) <= 24 else "…" + text[-23:]
     axes.set_ylabel(short, fontsize=7, rotation=90)
 

@@ -14,7 +14,7 @@ from regvit_jax.analysis.plotting import DPI
 from regvit_jax.analysis.report.citations import bibtex
 from regvit_jax.analysis.report.tables import MISSING, SECTIONS, Table, percent
 from regvit_jax.analysis.report.training import training_hours, training_svg
-from regvit_jax.analysis.results import read_results
+from regvit_jax.analysis.results import read_complete
 from regvit_jax.checkpoint import read_info, resolve, versions
 from regvit_jax.config import variant_name
 from regvit_jax.errors import InputError
@@ -26,6 +26,8 @@ PER_IMAGE = (
     *("attention_evolution", "lost_boxes", "reconstruction_pictures"),
 )
 """How the names of figures begin that show single images."""
+PNG = b"\x89PNG\r\n\x1a\n"
+MAX_FIGURE_BYTES = 64 * 2**20
 TALL = 1.15
 """Height of a tall figure, in units of its width."""
 
@@ -168,7 +170,7 @@ def collect(options: ReportOptions) -> Contents:
     Raises:
       InputError: If a folder holds no results, or a run is none.
     """
-    folders = [(folder, read_results(folder)) for folder in options.results]
+    folders = [(folder, read_complete(folder)) for folder in options.results]
     everything = [results for _, results in folders]
     models = _models(everything, options.runs)
     hours = {run.name: known for run in options.runs if (known := training_hours(run))}
@@ -242,7 +244,14 @@ def _picture(folder: Path, figure: Json) -> Picture:
     path = folder / figure["file"]
     if not path.is_file():
         raise InputError(f"{path} is missing, though {folder} says it is there. Run it again.")
-    return Picture(figure["title"], figure["caption"], path.read_bytes(), "image/png", path)
+    if path.resolve().parent != folder.resolve():
+        raise InputError(f"{path} is a link that leads out of its folder; expected a figure in it.")
+    if (size := path.stat().st_size) > MAX_FIGURE_BYTES:
+        raise InputError(f"{path} has {size} bytes, more than {MAX_FIGURE_BYTES}: it is no figure.")
+    content = path.read_bytes()
+    if not content.startswith(PNG):
+        raise InputError(f"{path} is no PNG image, though {folder} says so. Run it again.")
+    return Picture(figure["title"], figure["caption"], content, "image/png", path)
 
 
 def _training_picture(runs: Sequence[Path]) -> Picture | None:

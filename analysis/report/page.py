@@ -42,11 +42,11 @@ def write_report(options: ReportOptions) -> None:
             f"{options.out.name}, write {options.out.with_suffix('.html').name}."
         )
     contents = collect(options)
-    files = {options.out: page(contents).encode()}
+    files = {options.out: page(contents).encode(errors="backslashreplace")}
     if contents.training is not None:
         files[_training_file(options.out)] = contents.training.content
     text = markdown(contents, options.out.parent, _training_file(options.out))
-    files[options.out.with_suffix(MARKDOWN_SUFFIX)] = text.encode()
+    files[options.out.with_suffix(MARKDOWN_SUFFIX)] = text.encode(errors="backslashreplace")
     _write_all(files)
 
 

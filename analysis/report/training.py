@@ -1,6 +1,6 @@
 """What does a training run's folder say for the report: its curve, and its hours?"""
 
-import json
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 from regvit_jax.analysis.bootstrap import Estimate
 from regvit_jax.analysis.plotting import figure_svg
 from regvit_jax.analysis.plotting.training import TrainingCurve, training_figure
+from regvit_jax.errors import InputError
+from regvit_jax.strict_json import expect, parse_json, read_json
 
 METRICS_FILE = "metrics.jsonl"
 RECIPE_FILE = "recipe.json"
@@ -47,17 +49,15 @@ def _curve(run: Path) -> TrainingCurve | None:
 
 def _lines(run: Path) -> Iterator[dict[str, Any]]:
     path = run / METRICS_FILE
-    for text in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            yield json.loads(text)
-        except json.JSONDecodeError:
-            continue  # a run that was killed leaves half a line
+    for text in path.read_bytes().splitlines() if path.is_file() else ():
+        with contextlib.suppress(InputError):  # a run that was killed leaves half a line
+            yield parse_json(text, str(path))
 
 
 def _batch_size(run: Path) -> int | None:
-    try:
-        recipe = json.loads((run / RECIPE_FILE).read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+    path = run / RECIPE_FILE
+    if not path.is_file():
         return None
-    size = recipe.get("data", {}).get("batch_size")
-    return size if isinstance(size, int) else None
+    data = expect(read_json(path).get("data", {}), dict, f"{path}: data")
+    size = data.get("batch_size")
+    return None if size is None else expect(size, int, f"{path}: data.batch_size")
