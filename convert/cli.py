@@ -3,12 +3,14 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from regvit_jax import console
+from regvit_jax.convert.choices import Choices
 from regvit_jax.convert.dialects import DIALECTS, ExportFamily, Family, FileFormat
+from regvit_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,31 +26,41 @@ class Import:
     """File of weights (.pth, .safetensors, .msgpack), or a folder as transformers saves it."""
     dst: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
     """Directory to write; must not exist. For the study's reconstruction probe, a file .npz."""
+    choices: Annotated[Choices, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Choices)
     family: Family | None = None
     """What the file must be; recognised by default."""
     model_ema: bool = False
-    """Take the moving average of the weights, where training saved one."""
-    num_heads: int | None = None
-    """Attention heads, for widths that no published model has."""
+    """Take the moving average of the weights, where training saved one; as --weights ema."""
+    weights: Literal["teacher", "student", "ema"] | None = None
+    """Which copy of the network, where the file holds several."""
+    prefix: str | None = None
+    """What the names of the network start with; found by default."""
 
     def __call__(self) -> None:
         from regvit_jax.convert.importing import import_checkpoint
-        from regvit_jax.convert.inspection import describe_model
+        from regvit_jax.convert.inspection import describe_model, tell_import
         from regvit_jax.convert.probe import import_probe, is_probe
         from regvit_jax.convert.weights import read_weights
 
-        weights = read_weights(self.src)
+        if self.model_ema and self.weights not in (None, "ema"):
+            raise InputError(f"--model-ema and --weights {self.weights} contradict each other.")
+        role = "ema" if self.model_ema else self.weights
+        weights = read_weights(self.src, False, self.family, role, self.prefix)
         if self.family is None and is_probe(weights):
             sizes = import_probe(weights, self.src, self.dst)
             widths = " -> ".join(map(str, sizes))
             sys.stdout.write(f"Wrote {self.dst}: the study's reconstruction probe, {widths}.\n")
             return
-        match = import_checkpoint(self.src, self.dst, self.family, self.model_ema, self.num_heads)
-        left_out = f" Left out: {', '.join(match.dropped)}." if match.dropped else ""
-        sys.stdout.write(
-            f"Wrote {self.dst}: {describe_model(match.config)}; from {match.dialect.title}."
-            f"{left_out}\n"
+        imported = import_checkpoint(
+            self.src,
+            self.dst,
+            self.family,
+            role=role,
+            prefix=self.prefix,
+            **dataclasses.asdict(self.choices),
         )
+        sys.stdout.write(f"Wrote {self.dst}: {describe_model(imported.config)}; ")
+        sys.stdout.write(f"from {imported.dialect.title}.{tell_import(imported)}\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +94,10 @@ class Export:
 class Verify:
     """Compare a checkpoint directory with the file that it was imported from.
 
-    Where torch and the family's own library (timm, transformers) are installed, both networks run
-    on the same images; elsewhere only the weights are compared. The result is printed, and kept in
-    the directory's config.json. The exit status is 1 if anything differs by more than its bound.
+    Where torch and the family's own library (timm, transformers) are installed, each side prepares
+    the same photographs and runs its network on them; elsewhere only the weights are compared. The
+    result is printed with what was assumed, and kept in the directory's config.json. The exit
+    status is 1 if anything differs by more than its bound.
     """
 
     dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
@@ -92,7 +105,7 @@ class Verify:
     against: Annotated[Path, tyro.conf.arg(metavar="SRC")]
     """What it was imported from."""
     images: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
-    """Folder of photographs to compare on; random pixels by default."""
+    """Folder of photographs to compare on; some that come with scikit-image by default."""
 
     def __call__(self) -> None:
         from regvit_jax.convert.verification import to_table, verify

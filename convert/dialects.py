@@ -103,6 +103,18 @@ _HUGGING_FACE = Dialect(
     pos_resampling="plain",
 )
 
+_MMPRETRAIN = Dialect(
+    title="MMPretrain",
+    head="head.layers.head",
+    may_lack=("head",),
+    patch_embed="patch_embed.projection",
+    block="layers.{}",
+    norm1="ln1",
+    norm2="ln2",
+    mlp_layers=("ffn.layers.0.0", "ffn.layers.1"),
+    norm="ln1",
+)
+
 DIALECTS: dict[str, Dialect] = {
     "deit": Dialect(
         title="DeiT-III (official, or the study's)",
@@ -169,6 +181,14 @@ DIALECTS: dict[str, Dialect] = {
         mlp_layers=("intermediate.dense", "output.dense"),
         layer_norm_epsilon=1e-12,
     ),
+    "mmpretrain": dataclasses.replace(
+        _MMPRETRAIN, title="MMPretrain (VisionTransformer)", class_slot=True
+    ),
+    "mmpretrain-deit3": dataclasses.replace(
+        _MMPRETRAIN,
+        title="MMPretrain (DeiT3)",
+        layer_scale=("attn.gamma1.weight", "ffn.gamma2.weight"),
+    ),
     "deit3-jax": Dialect(
         title="deit3-jax",
         layer_scale=("scale1", "scale2"),
@@ -188,11 +208,22 @@ DIALECTS: dict[str, Dialect] = {
 
 Reference: `models_v2.py` of facebookresearch/deit and of the study; `vision_transformer.py` of
 timm, facebookresearch/dinov2 and facebookresearch/dino; transformers' `modeling_dinov2.py`,
-`modeling_dinov2_with_registers.py` and `modeling_vit.py`; `modeling.py` of affjljoo3581/deit3-jax.
+`modeling_dinov2_with_registers.py` and `modeling_vit.py`; `vision_transformer.py` and `deit3.py`
+of open-mmlab/mmpretrain; `modeling.py` of affjljoo3581/deit3-jax.
 """
 
 Family = Literal[
-    "deit", "timm", "timm-dinov2", "dinov2", "deit1", "dino", "hf", "hf-vit", "deit3-jax"
+    "deit",
+    "timm",
+    "timm-dinov2",
+    "dinov2",
+    "deit1",
+    "dino",
+    "hf",
+    "hf-vit",
+    "mmpretrain",
+    "mmpretrain-deit3",
+    "deit3-jax",
 ]
 ExportFamily = Literal["deit", "timm", "dinov2", "hf"]
 FileFormat = Literal["pth", "safetensors"]

@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from regvit_jax.convert import pth_writing, safetensors
 from regvit_jax.convert.dialects import DIALECTS, Dialect, ExportFamily, FileFormat
 from regvit_jax.convert.rules import rules
 from regvit_jax.errors import InputError
+from regvit_jax.whole import appearing
 
 _PTH_WRAPPERS: Mapping[str, str] = {"deit": "model"}
 """Under which name a family's code looks for the weights of a .pth file."""
@@ -25,8 +23,8 @@ _FOLDER_FILES: Mapping[str, str] = {"pth": "pytorch_model.bin", "safetensors": "
 
 
 def export_checkpoint(
-    directory: Path,
-    destination: Path,
+    directory: Path | str,
+    destination: Path | str,
     family: ExportFamily,
     file_format: FileFormat = "pth",
     drop_head: bool = False,
@@ -43,6 +41,7 @@ def export_checkpoint(
     Raises:
       InputError: If the destination exists, or the family has no place for a part of the model.
     """
+    directory, destination = Path(directory), Path(destination)
     if destination.exists():
         raise InputError(f"{destination} exists already. Choose another name, or remove it first.")
 
@@ -52,7 +51,7 @@ def export_checkpoint(
     config = dataclasses.replace(model.config, num_classes=0) if drop_head else model.config
     check_place(directory, config, family)
     tensors = to_theirs(flatten(params), DIALECTS[family], config)
-    with _appearing(destination) as partial:
+    with appearing(destination) as partial:
         if family == "hf":
             partial.mkdir()
             text = json.dumps(hugging_face_config(config), indent=2)
@@ -131,17 +130,3 @@ def _hugging_face_ratio(config: ViTConfig) -> int | None:
         if width == config.mlp_dim:
             return ratio
     return None
-
-
-@contextmanager
-def _appearing(destination: Path) -> Iterator[Path]:
-    """A path to write to, which becomes the destination only when all is written."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    partial = destination.with_name(f".{destination.name}.partial-{os.getpid()}")
-    try:
-        yield partial
-        partial.rename(destination)
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        partial.unlink(missing_ok=True)

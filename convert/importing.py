@@ -1,59 +1,97 @@
 """How does a file of PyTorch weights become a checkpoint directory?"""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from regvit_jax.config import ViTConfig
+from regvit_jax.convert.addresses import Role
+from regvit_jax.convert.choices import Choices
+from regvit_jax.convert.decision import Decision, decide
 from regvit_jax.convert.dialects import Dialect
-from regvit_jax.convert.recognise import Match, recognise
+from regvit_jax.convert.recognise import Match
 from regvit_jax.convert.rules import rules
 from regvit_jax.convert.stored import Stored
 from regvit_jax.convert.weights import Weights, read_weights
 from regvit_jax.errors import InputError
 
 
+class Imported(NamedTuple):
+    """What was imported, and how it was understood."""
+
+    decision: Decision
+    weights: Weights
+
+    @property
+    def match(self) -> Match:
+        return self.decision.match
+
+    @property
+    def config(self) -> ViTConfig:
+        return self.match.config
+
+    @property
+    def family(self) -> str:
+        return self.match.family
+
+    @property
+    def dialect(self) -> Dialect:
+        return self.match.dialect
+
+    @property
+    def dropped(self) -> list[str]:
+        """What was left out: tensors by name, other branches in words."""
+        return [*self.match.dropped, *self.weights.left_out]
+
+
 def import_checkpoint(
-    source: Path,
-    directory: Path,
+    source: Path | str,
+    directory: Path | str,
     family: str | None = None,
     model_ema: bool = False,
     num_heads: int | None = None,
-) -> Match:
+    *,
+    role: Role | None = None,
+    prefix: str | None = None,
+    **said: Any,
+) -> Imported:
     """Writes a checkpoint directory with the weights of a file, and says what they are.
 
     Args:
-      source: A file of weights, or a folder as transformers saves it.
+      source: A file of weights, or a folder as transformers or timm saves it.
       directory: Must not exist.
       family: A name in `regvit_jax.convert.dialects.DIALECTS`; None recognises it.
       model_ema: Take the moving average of the weights.
-      num_heads: Attention heads, for widths that no published model has.
+      num_heads: Attention heads, where no file says them.
+      role: Which copy of the network: "teacher", "student" or "ema".
+      prefix: What the names of the network start with.
+      said: Other fields of `regvit_jax.convert.choices.Choices`: mean, std, crop, image_size, ...
 
     Raises:
       InputError: If the file is no checkpoint, fits no family, or the directory exists.
     """
+    source, directory = Path(source), Path(directory)
     if directory.exists():
         raise InputError(f"{directory} exists already. Choose another name, or remove it first.")
-    weights = read_weights(source, model_ema)
-    known = weights.known | ({} if num_heads is None else {"num_heads": num_heads})
-    match = recognise(weights.tensors, family, known)
-    match.check(str(source))
+    choices = Choices(num_heads=num_heads, **said)
+    weights = read_weights(source, model_ema, family, role, prefix)
+    decision = decide(weights, str(source), family, choices)
+    match = decision.match
     params = to_ours(weights.tensors, match.dialect, match.config, str(source))
 
     from regvit_jax.checkpoint import CheckpointInfo, save, unflatten
-    from regvit_jax.preprocess import Preprocess
 
-    side = match.dialect.eval_px or match.config.image_size
-    short_side = round(side / match.dialect.crop_fraction)
     info = CheckpointInfo(
         model=match.config,
-        source=_describe(source, weights, match),
-        preprocess=Preprocess(side, side, short_side=short_side, **weights.pixels),
+        source=_describe(source, weights, decision, choices),
+        class_names=decision.class_names,
+        preprocess=decision.preprocess,
     )
     save(directory, unflatten(params), info)
-    return match
+    return Imported(decision, weights)
 
 
 def to_ours(
@@ -87,20 +125,26 @@ def as_float32(array: np.ndarray) -> np.ndarray:
         return array.astype(np.float32, copy=False)
 
 
-def hash_files(weights: Weights) -> str | dict[str, str]:
+def hash_files(files: Sequence[Path], is_folder: bool) -> str | dict[str, str]:
     """SHA-256 of the source: of the file, or by name of the files in a folder."""
-    hashes = {file.name: _sha256(file) for file in weights.files}
-    return hashes if weights.format.startswith("folder") else hashes[weights.files[0].name]
+    hashes = {file.name: _sha256(file) for file in files}
+    return hashes if is_folder else hashes[files[0].name]
 
 
-def _describe(source: Path, weights: Weights, match: Match) -> dict[str, object]:
+def _describe(
+    source: Path, weights: Weights, decision: Decision, choices: Choices
+) -> dict[str, object]:
     """What `config.json` tells of the source; words of the file never replace ours."""
     return weights.about | {
         "file": source.name,
-        "sha256": hash_files(weights),
+        "sha256": hash_files(weights.files, source.is_dir()),
         "format": weights.format,
-        "family": match.family,
-        "left_out": match.dropped,
+        "family": decision.match.family,
+        "prefix": weights.prefix,
+        "left_out": [*decision.match.dropped, *weights.left_out],
+        "said": decision.said,
+        "given": choices.said,
+        "assumed": [item._asdict() for item in decision.assumed],
     }
 
 

@@ -62,7 +62,7 @@ def infer(
         "layer_scale": _has_layer_scale(dialect, shapes),
         "layer_norm_epsilon": dialect.layer_norm_epsilon,
         "pos_resampling": dialect.resampling(num_registers),
-        **known,
+        **({name: known[name] for name in known if name != "mlp" or mlp != "swiglu"}),
     }
 
 

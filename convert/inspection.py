@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from regvit_jax.config import ViTConfig, variant_name
+from regvit_jax.convert.choices import Choices
+from regvit_jax.convert.decision import decide, tell
+from regvit_jax.convert.folder import holds_weights
+from regvit_jax.convert.importing import Imported
 from regvit_jax.convert.probe import is_probe
 from regvit_jax.convert.recognise import recognise
 from regvit_jax.convert.rules import our_shapes
-from regvit_jax.convert.weights import FOLDER_FILES, Weights, read_weights
+from regvit_jax.convert.weights import Weights, read_weights
 
 Report = dict[str, Any]
 """Facts by name, in the order in which they are read."""
@@ -50,6 +54,34 @@ def num_parameters(config: ViTConfig) -> int:
     return sum(map(math.prod, our_shapes(config).values()))
 
 
+def tell_import(imported: Imported) -> str:
+    """What else a person should know of an import: one sentence for each kind of thing."""
+    decision, weights = imported.decision, imported.weights
+    parts = []
+    if imported.dropped:
+        parts.append(f" Left out: {', '.join(imported.dropped)}.")
+    if weights.passed_over:
+        others = ", ".join(f"`{prefix}`" for prefix in weights.passed_over)
+        parts.append(
+            f" Took `{weights.prefix}`; such a network lies under {others} too "
+            "(--weights, --prefix)."
+        )
+    if decision.said:
+        parts.append(f"\n{_tell_said(decision.said)}")
+    if line := tell(decision.assumed):
+        parts.append(f"\n{line}")
+    return "".join(parts)
+
+
+def _tell_said(said: Mapping[str, str]) -> str:
+    """Which fields of which files were used, in one line."""
+    files: dict[str, list[str]] = {}
+    for where in dict.fromkeys(said.values()):
+        file, _, field = where.partition(": ")
+        files.setdefault(file, []).append(field.rpartition(".")[2])
+    return "; ".join(f"Read from {file}: {', '.join(names)}" for file, names in files.items()) + "."
+
+
 def _inspect_directory(path: Path) -> Report:
     from regvit_jax.checkpoint import read_info, resolve
 
@@ -69,17 +101,22 @@ def _inspect_directory(path: Path) -> Report:
 
 def _is_ours(path: Path) -> bool:
     """Whether a path is a folder, and not one of another program's weights."""
-    return path.is_dir() and not any(any(path.glob(name)) for name in FOLDER_FILES)
+    return path.is_dir() and not holds_weights(path)
 
 
 def _inspect_weights(path: Path) -> Report:
     weights = read_weights(path)
     if is_probe(weights):
         return _probe(path, weights)
-    match = recognise(weights.tensors, known=weights.known)
+    match = recognise(weights.tensors)
     match.check(str(path), heads=False)
+    assumed: list[str] | str = "nothing can be before --num-heads is given"
     model = _model(match.config)
-    if not match.heads_known:
+    if match.heads_known or "num_heads" in weights.facts:
+        decision = decide(weights, str(path), None, Choices())
+        match, assumed = decision.match, [item.text for item in decision.assumed]
+        model = _model(match.config) | {"preprocess": dataclasses.asdict(decision.preprocess)}
+    else:
         model["num_heads"] = None
     return {
         "path": str(path),
@@ -88,7 +125,10 @@ def _inspect_weights(path: Path) -> Report:
         "family_title": match.dialect.title,
         **model,
         "dtype": ", ".join(sorted({tensor.dtype for tensor in weights.tensors.values()})),
-        "left_out": match.dropped,
+        "prefix": weights.prefix,
+        "left_out": [*match.dropped, *weights.left_out],
+        "said": {name: fact.where for name, fact in weights.facts.items()},
+        "assumed": assumed,
         "saved_with_it": weights.about,
     }
 
@@ -128,5 +168,7 @@ def _text(value: Any) -> str:
     if value is None:
         return "unknown"
     if isinstance(value, list | tuple):
+        if value and all(isinstance(item, Mapping) and "text" in item for item in value):
+            return ", ".join(str(item["text"]) for item in value)
         return ", ".join(map(str, value))
     return f"{value:,}" if type(value) is int else str(value)

@@ -6,7 +6,6 @@ in float32, kernels (in, out), and `info`, a JSON text that says where they come
 """
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from regvit_jax.convert.importing import as_float32, hash_files
 from regvit_jax.convert.weights import Weights
 from regvit_jax.errors import InputError
+from regvit_jax.whole import appearing
 
 PROBE_TENSORS = frozenset({"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"})
 """What the study saved of the network that reconstructs patches from tokens."""
@@ -48,16 +48,10 @@ def import_probe(weights: Weights, source: Path, target: Path) -> tuple[int, int
     info = weights.about | {
         "kind": "reconstruction probe of the study",
         "file": source.name,
-        "sha256": hash_files(weights),
+        "sha256": hash_files(weights.files, source.is_dir()),
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays, info=np.array(json.dumps(info)))
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with appearing(target) as partial, partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays, info=np.array(json.dumps(info)))
     (inputs, hidden), outputs = arrays["fc1/kernel"].shape, arrays["fc2/kernel"].shape[1]
     return inputs, hidden, outputs
 

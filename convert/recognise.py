@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from regvit_jax.config import ViTConfig
+from regvit_jax.convert.addresses import common_start
 from regvit_jax.convert.dialects import DIALECTS, Dialect
 from regvit_jax.convert.infer import infer
 from regvit_jax.convert.rules import Shape, rules
@@ -26,7 +27,11 @@ class Match(NamedTuple):
     family: str
     config: ViTConfig
     heads_known: bool
-    """False if the number of heads is a guess: the width is no published one."""
+    """False if nothing tells the number of heads: the width is no published one."""
+    is_found: bool
+    """Whether any tensor told the width or the depth; otherwise the configuration means nothing."""
+    names: Mapping[str, Shape]
+    """All tensors, as the file names them."""
     dropped: list[str]
     """Tensors that the family has and our model does not compute with."""
     missing: dict[str, Shape]
@@ -54,10 +59,12 @@ class Match(NamedTuple):
         Raises:
           InputError: If anything does not fit, all of it in one message.
         """
+        if self.num_problems and not self.is_found:
+            raise InputError(self._unknown(label))
         if self.num_problems:
             raise InputError(
                 f"{label} cannot be read as {self.dialect.title}, the nearest known family (with "
-                f"{self.config.depth} blocks of width {self.config.embed_dim}):\n"
+                f"{self.config.depth} blocks of width {self.config.embed_dim}){self._start()}:\n"
                 f"  {self.problems()}"
             )
         if heads and not self.heads_known:
@@ -66,6 +73,20 @@ class Match(NamedTuple):
                 "has, and the number of attention heads is not written in it. Give it: "
                 "--num-heads N."
             )
+
+    def _unknown(self, label: str) -> str:
+        """What to say of tensors that are of no known family."""
+        titles = ", ".join(DIALECTS)
+        shown = "\n  ".join(_lines("tensor", self.names))
+        return (
+            f"{label} cannot be read as any known family ({titles}), whose names none of its "
+            f"{len(self.names)} tensors has{self._start()}. If a known model lies in it under "
+            f"a prefix, give it: --prefix.\n  {shown}"
+        )
+
+    def _start(self) -> str:
+        start = common_start(self.names)
+        return f"; all names start with `{start}`" if start else ""
 
     def problems(self) -> str:
         """What does not fit, one tensor a line."""
@@ -92,8 +113,9 @@ def recognise(
       known: Fields of the configuration that the tensors do not tell, such as `num_heads`.
     """
     families = [family] if family else list(DIALECTS)
-    matches = [_match(name, tensors, known or {}) for name in families]
-    return min(matches, key=lambda match: (match.num_problems, -len(match.dropped)))
+    matches = [_match(name, tensors, {}) for name in families]
+    best = min(matches, key=lambda match: (match.num_problems, -len(match.dropped)))
+    return _match(best.family, tensors, known) if known else best
 
 
 def _match(family: str, tensors: Mapping[str, Stored], known: Mapping[str, Any]) -> Match:
@@ -109,6 +131,8 @@ def _match(family: str, tensors: Mapping[str, Stored], known: Mapping[str, Any])
         family=family,
         config=config,
         heads_known=fields["num_heads"] is not None,
+        is_found=any(name in expected for name in found),
+        names={name: tensor.shape for name, tensor in tensors.items()},
         dropped=[name for name in dialect.dropped if name in tensors],
         missing={k: v for k, v in expected.items() if k not in found},
         unexpected={k: v for k, v in found.items() if k not in expected},

@@ -1,59 +1,137 @@
 """What does the family's own PyTorch code compute from a file of weights?
 
-The only file here that imports torch, and only inside its functions: nothing else needs it.
+Imports torch, and only inside its functions: nothing else needs it.
 """
 
-import argparse
+import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from regvit_jax import strict_json
 from regvit_jax.config import ViTConfig
+from regvit_jax.convert.torch_side import declare_torchvision_operators
 from regvit_jax.errors import InputError
 
-Reference = Callable[[Float[np.ndarray, "b h w 3"]], dict[str, np.ndarray]]
+Run = Callable[[Float[np.ndarray, "b h w 3"]], dict[str, np.ndarray]]
 """From normalised images to tensors by the names that `verification` gives them."""
 
-TIMM_FAMILIES = ("deit", "timm", "timm-dinov2", "dinov2", "deit1", "dino")
+
+class Reference(NamedTuple):
+    """A network in somebody else's code."""
+
+    title: str
+    is_resampling: bool
+    """Whether it takes images of other sizes, with the family's own rule for positions."""
+    run: Run
+    knows: tuple[str, ...] = ()
+    """What it was not told: names of what is assumed on our side, that it so proves or refutes."""
+
+
+_ALL = ("attention heads", "activation", "LayerNorm epsilon", "input of the head")
+
+TIMM_FAMILIES = (
+    "deit",
+    "timm",
+    "timm-dinov2",
+    "dinov2",
+    "deit1",
+    "dino",
+    "mmpretrain",
+    "mmpretrain-deit3",
+)
 HUGGING_FACE_FAMILIES = ("hf", "hf-vit")
+
+_TIMM_NAMES = {"reg_tokens": "reg_token"}
+_TIMM_ARGUMENTS = (
+    "img_size",
+    "patch_size",
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "mlp_ratio",
+    "reg_tokens",
+    "no_embed_class",
+    "init_values",
+    "dynamic_img_size",
+    "act_layer",
+)
+"""What a folder may tell timm to build otherwise."""
+_MMPRETRAIN_NAMES = {
+    "patch_embed.projection": "patch_embed.proj",
+    "head.layers.head": "head",
+    "layers.": "blocks.",
+    "attn.gamma1.weight": "ls1.gamma",
+    "ffn.gamma2.weight": "ls2.gamma",
+    "ffn.blocks.0.0": "mlp.fc1",
+    "ffn.blocks.1": "mlp.fc2",
+    ".ln1": ".norm1",
+    ".ln2": ".norm2",
+}
+"""MMPretrain's names, in the order in which they are replaced by timm's."""
 
 
 def build_reference(
-    source: Path, family: str, config: ViTConfig, wrapper: str | None
+    source: Path, family: str, config: ViTConfig, tensors: Mapping[str, np.ndarray]
 ) -> Reference | None:
     """The family's own model with the weights of a file; None if no library has such a model.
 
     Args:
-      source: File of weights, or a folder as transformers saves it.
+      source: File of weights, or a folder as transformers or timm saves it.
       family: A name in `regvit_jax.convert.dialects.DIALECTS`.
-      config: What the weights were recognised as.
-      wrapper: Under which name the file keeps the weights, if it keeps other things too.
+      config: What the source was understood as, without a look at the checkpoint directory.
+      tensors: In float32, by the family's own names.
 
     Raises:
       ImportError: If torch, or the family's library, is not installed.
+      InputError: If the family's own model does not take exactly these tensors.
     """
     if family in TIMM_FAMILIES:
-        return _timm_reference(source, family, config, wrapper)
+        return _timm_reference(source, family, config, tensors)
     if family in HUGGING_FACE_FAMILIES:
-        return _hugging_face_reference(source, config)
+        return _hugging_face_reference(source, family, config, tensors)
     return None
 
 
-def _timm_reference(source: Path, family: str, config: ViTConfig, wrapper: str | None) -> Reference:
+def _timm_reference(
+    source: Path, family: str, config: ViTConfig, tensors: Mapping[str, np.ndarray]
+) -> Reference:
     import torch
 
-    _declare_torchvision_operators()
+    declare_torchvision_operators()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from timm.layers import SwiGLUPacked
         from timm.models import vision_transformer
 
+    state = {_TIMM_NAMES.get(name, name): value for name, value in tensors.items()}
+    if family.startswith("mmpretrain"):
+        state = dict(map(_from_mmpretrain, state.items()))
+    given = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
+    named = _named_timm_model(source, config, given)
+    title, model = named or ("timm's VisionTransformer", _timm_model(family, config))
+    # timm's own renaming of DeiT-III's and DINOv2's tensors.
+    given = vision_transformer.checkpoint_filter_fn(given, model, adapt_layer_scale=True)
+    try:
+        model.load_state_dict(given, strict=True)
+    except RuntimeError as error:
+        raise InputError(
+            f"timm's own model does not take the weights of {source}: {error}"
+        ) from error
+    return Reference(title, False, _tapped(torch, model.eval()), _ALL if named else ())
+
+
+def _timm_model(family: str, config: ViTConfig) -> Any:
+    import torch
+    from timm.layers import SwiGLUPacked
+    from timm.models.vision_transformer import VisionTransformer
+
     gated: dict[str, Any] = {"mlp_layer": SwiGLUPacked, "act_layer": torch.nn.SiLU}
-    model = vision_transformer.VisionTransformer(
+    plain = functools.partial(torch.nn.GELU, approximate="tanh" if "tanh" in config.mlp else "none")
+    return VisionTransformer(
         img_size=config.image_size,
         patch_size=config.patch_size,
         num_classes=config.num_classes,
@@ -65,18 +143,53 @@ def _timm_reference(source: Path, family: str, config: ViTConfig, wrapper: str |
         init_values=1.0 if config.layer_scale else None,
         reg_tokens=config.num_registers,
         # timm folds the position of CLS away where DINOv2 has registers.
-        no_embed_class=family in ("deit", "timm") or config.num_registers > 0,
-        **(gated if config.mlp == "swiglu" else {}),
+        no_embed_class=family in ("deit", "timm", "mmpretrain-deit3") or config.num_registers > 0,
+        norm_layer=functools.partial(torch.nn.LayerNorm, eps=config.layer_norm_epsilon),
+        **(gated if config.mlp == "swiglu" else {"act_layer": plain}),
     )
-    state = _torch_state(source, wrapper)
-    state = {name.replace("reg_tokens", "reg_token"): value for name, value in state.items()}
-    # timm's own renaming of DeiT-III's and DINOv2's tensors.
-    state = vision_transformer.checkpoint_filter_fn(state, model, adapt_layer_scale=True)
-    model.load_state_dict(state, strict=True)
-    return _tapped(torch, model.eval())
 
 
-def _tapped(torch: Any, model: Any) -> Reference:
+def _named_timm_model(
+    source: Path, config: ViTConfig, state: Mapping[str, Any]
+) -> tuple[str, Any] | None:
+    """The model that timm builds by the name in a folder's `config.json`, if the weights fit it.
+
+    Its heads, epsilon and non-linearity are timm's own, not what we understood.
+    """
+    import timm
+    import torch
+
+    path = source / "config.json"
+    values = strict_json.read_json(path) if source.is_dir() and path.exists() else {}
+    name = values.get("architecture")
+    if not isinstance(name, str) or not timm.is_model(name):
+        return None
+    given = values.get("model_args")
+    given = given if isinstance(given, dict) else {}
+    arguments = {k: v for k, v in given.items() if k in _TIMM_ARGUMENTS}
+    try:
+        with torch.device("meta"):
+            blank = timm.create_model(name, num_classes=config.num_classes, **arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError, AttributeError):
+        return None
+    shapes = {key: tuple(value.shape) for key, value in blank.state_dict().items()}
+    if shapes != {key: tuple(value.shape) for key, value in state.items()}:
+        return None
+    model = timm.create_model(name, num_classes=config.num_classes, **arguments)
+    return f"timm's {name}", model
+
+
+def _from_mmpretrain(item: tuple[str, np.ndarray]) -> tuple[str, np.ndarray]:
+    """A tensor under timm's name."""
+    name, value = item
+    if name.startswith("ln1."):
+        return name.replace("ln1.", "norm.", 1), value
+    for theirs, timms in _MMPRETRAIN_NAMES.items():
+        name = name.replace(theirs, timms)
+    return name, value
+
+
+def _tapped(torch: Any, model: Any) -> Run:
     """A function that runs timm's model and collects what hooks see on the way."""
     seen: dict[str, np.ndarray] = {}
 
@@ -101,17 +214,40 @@ def _tapped(torch: Any, model: Any) -> Reference:
     return run
 
 
-def _hugging_face_reference(source: Path, config: ViTConfig) -> Reference:
+def _hugging_face_reference(
+    source: Path, family: str, config: ViTConfig, tensors: Mapping[str, np.ndarray]
+) -> Reference:
     import torch
 
-    _declare_torchvision_operators()
+    declare_torchvision_operators()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import transformers
 
     kind = "AutoModelForImageClassification" if config.num_classes else "AutoModel"
-    load = getattr(transformers, kind).from_pretrained
-    model = load(source, attn_implementation="eager", dtype=torch.float32).eval()
+    theirs = _hugging_face_config(transformers, source, family, config)
+    base = "vit." if config.num_classes else ""
+    state = {
+        name if name.startswith("classifier.") else base + name: torch.from_numpy(np.array(value))
+        for name, value in tensors.items()
+        if config.num_classes or not name.startswith("classifier.")
+    }
+    auto = getattr(transformers, kind)
+    model_class = auto._model_mapping[type(theirs)]
+    theirs._attn_implementation = "eager"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, loaded = model_class.from_pretrained(
+            None, config=theirs, state_dict=state, output_loading_info=True, dtype=torch.float32
+        )
+    model = model.eval()
+    if missing := sorted(loaded["missing_keys"]):
+        allowed = [name for name in missing if not name.startswith("pooler.")]
+        if allowed or loaded["mismatched_keys"]:
+            raise InputError(
+                f"transformers' own model does not take the weights of {source}: it lacks "
+                f"{', '.join(allowed[:5])}."
+            )
 
     def run(images: Float[np.ndarray, "b h w 3"]) -> dict[str, np.ndarray]:
         with torch.no_grad():
@@ -131,36 +267,39 @@ def _hugging_face_reference(source: Path, config: ViTConfig) -> Reference:
         normed = output.last_hidden_state.numpy()
         return found | {"tokens after the last norm": normed, "logits": normed[:, 0]}
 
-    return run
+    knows = _ALL if source.is_dir() and (source / "config.json").exists() else ()
+    return Reference(f"transformers' {model_class.__name__}", family == "hf", run, knows)
 
 
-def _torch_state(source: Path, wrapper: str | None) -> dict[str, Any]:
-    """The named tensors of a file, read by torch's own code (or by the safetensors library)."""
-    import torch
+def _hugging_face_config(transformers: Any, source: Path, family: str, config: ViTConfig) -> Any:
+    """The folder's own configuration, else one of what the file was understood as."""
+    if source.is_dir() and (source / "config.json").exists():
+        try:
+            return transformers.AutoConfig.from_pretrained(source, local_files_only=True)
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            line = (str(error).splitlines() or [""])[0]
+            raise InputError(f"transformers reads no configuration in {source}: {line}") from error
+    sizes = {
+        "hidden_size": config.embed_dim,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.num_heads,
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "layer_norm_eps": config.layer_norm_epsilon,
+        "hidden_act": "gelu_pytorch_tanh" if config.mlp == "gelu_tanh" else "gelu",
+        "num_labels": max(config.num_classes, 1),
+    }
+    if family == "hf-vit":
+        return transformers.ViTConfig(**sizes, intermediate_size=config.mlp_dim)
+    from regvit_jax.convert.exporting import hugging_face_config
 
-    if source.suffix == ".safetensors" or source.is_dir():
-        from safetensors.torch import load_file
-
-        files = sorted(source.glob("*.safetensors")) if source.is_dir() else [source]
-        return {name: value.float() for file in files for name, value in load_file(file).items()}
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(source, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise InputError(f"torch.load refuses {source}: {error}") from error
-    state = content if wrapper is None else content[wrapper]
-    return {name.removeprefix("module."): value.float() for name, value in state.items()}
+    sizes |= {k: hugging_face_config(config)[k] for k in ("mlp_ratio", "use_swiglu_ffn")}
+    if config.num_registers:
+        return transformers.Dinov2WithRegistersConfig(
+            **sizes, num_register_tokens=config.num_registers
+        )
+    return transformers.Dinov2Config(**sizes)
 
 
 def _channels_first(torch: Any, images: Float[np.ndarray, "b h w 3"]) -> Any:
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-
-
-def _declare_torchvision_operators() -> None:
-    """Lets timm and transformers import torchvision beside a torch that lacks its operators."""
-    import torch
-
-    for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            torch.library.define(f"torchvision::{operator}", signature)

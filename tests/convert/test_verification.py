@@ -34,7 +34,7 @@ def changed(imported, tmp_path):
 
 def test_both_networks_are_run_and_the_table_is_kept(convert, imported, study_file):
     printed = convert("verify", imported, "--against", study_file)
-    assert "Ran both networks in float32, on 4 images of random pixels" in printed
+    assert "Ran both networks in float32, on 4 photographs of scikit-image" in printed
     kept = json.loads((imported / "config.json").read_text())["metrics"]["verification"]
     assert kept["passed"] is True
     names = [row["tensor"] for row in kept["rows"]]
@@ -99,4 +99,4 @@ def test_values_that_are_no_numbers_pass_no_comparison():
 
 
 def test_families_without_a_library_have_no_reference(tmp_path):
-    assert references.build_reference(tmp_path, "deit3-jax", ViTConfig(), None) is None
+    assert references.build_reference(tmp_path, "deit3-jax", ViTConfig(), {}) is None

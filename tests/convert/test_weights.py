@@ -36,7 +36,7 @@ def test_a_file_that_is_not_there_is_named(refused, tmp_path):
         ([1, 2], "holds a list, not named tensors"),
         ({}, "holds no tensors"),
         ({"a": 1}, r"holds 'a' \(int\) where named tensors were expected"),
-        ({"model": {"a": "b"}}, r"holds 'a' \(str\)"),
+        ({"model": {"a": "b"}}, r"holds 'model.a' \(str\)"),
     ],
 )
 def test_a_pytorch_file_without_tensors_is_refused(torch, tmp_path, content, message):

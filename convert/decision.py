@@ -1,0 +1,300 @@
+"""What do tensors, files and the user say together, and what is assumed where none says it?"""
+
+import math
+from typing import Any, NamedTuple
+
+from regvit_jax.config import ViTConfig
+from regvit_jax.convert.choices import Choices
+from regvit_jax.convert.facts import Fact, Facts
+from regvit_jax.convert.infer import NUM_HEADS
+from regvit_jax.convert.recognise import Match, recognise
+from regvit_jax.convert.weights import Weights
+from regvit_jax.errors import InputError
+from regvit_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+
+_PUBLISHED = {
+    "deit": "as published for DeiT-III",
+    "deit3-jax": "as published for DeiT-III",
+    "mmpretrain-deit3": "as published for DeiT-III",
+    "dinov2": "as published for DINOv2",
+    "timm-dinov2": "as published for DINOv2",
+    "hf": "as published for DINOv2",
+    "dino": "as published for DINO",
+    "hf-vit": "the defaults of transformers",
+}
+_USUAL = "the usual of such models"
+_HALF = (0.5, 0.5, 0.5)
+
+_SIZES = {
+    "embed_dim": "tokens of width",
+    "depth": "blocks:",
+    "patch_size": "a patch size of",
+    "image_size": "an image size of",
+    "num_registers": "registers:",
+    "num_classes": "classes:",
+    "num_labels": "classes:",
+    "mlp_dim": "MLPs of width",
+}
+"""What both a file and the tensors tell, in words."""
+
+
+class Assumed(NamedTuple):
+    """Something that no file says."""
+
+    what: str
+    value: Any
+    option: str
+    """With which to say otherwise; empty if nothing else can be computed."""
+    text: str
+    """What and value in a few words."""
+    why: str
+    """Where the value comes from."""
+
+
+class Decision(NamedTuple):
+    """What a checkpoint directory will hold."""
+
+    match: Match
+    preprocess: Preprocess
+    class_names: tuple[str, ...]
+    assumed: list[Assumed]
+    said: dict[str, str]
+    """The facts that were used, with the place that says them."""
+
+
+def decide(weights: Weights, label: str, family: str | None, choices: Choices) -> Decision:
+    """The model, its pixels and its class names.
+
+    Args:
+      weights: Of the file or folder.
+      label: What to call it in an error.
+      family: A name in `DIALECTS`; None takes the one that fits.
+      choices: What the user says.
+
+    Raises:
+      InputError: If the tensors are no model of a family, a file contradicts them, or says what
+        cannot be done here.
+    """
+    plain = recognise(weights.tensors, family)
+    plain.check(label, heads=False)
+    known, assumed = _network(weights, plain, choices, label)
+    match = recognise(weights.tensors, plain.family, known)
+    match.check(label)
+    _check_sizes(weights.facts, match, choices, label)
+    preprocess, more = _pixels(weights.facts, match, choices)
+    has_head = match.config.num_classes > 0
+    names = weights.facts.get("class_names") if has_head else None
+    if match.family in ("timm", "deit1") and has_head and "pooling" not in weights.facts:
+        text = "a head that reads CLS"
+        more.append(Assumed("input of the head", "CLS", "", text, _USUAL))
+    used = {name: fact.where for name, fact in weights.facts.items()}
+    return Decision(match, preprocess, names.value if names else (), assumed + more, used)
+
+
+def tell(assumed: list[Assumed]) -> str:
+    """One line that says what is assumed; empty if nothing is."""
+    if not assumed:
+        return ""
+    whys = list(dict.fromkeys(item.why for item in assumed))
+    options = list(dict.fromkeys(item.option for item in assumed if item.option))
+    return (
+        f"Assumed: {', '.join(item.text for item in assumed)} (nothing in the file says them: "
+        f"{'; '.join(whys)}; set with {', '.join(options)})."
+    )
+
+
+def _network(
+    weights: Weights, match: Match, choices: Choices, label: str
+) -> tuple[dict[str, Any], list[Assumed]]:
+    """Fields of the configuration that no tensor tells, and those of them that are assumed."""
+    known, assumed = dict(weights.known), []
+    why = _PUBLISHED.get(match.family, _USUAL)
+    heads, guess = _heads(weights, match, choices, label)
+    if heads:
+        known["num_heads"] = heads
+    if guess:
+        text = f"{heads} heads"
+        assumed.append(Assumed("attention heads", heads, "--num-heads", text, guess))
+    if choices.activation:
+        known["mlp"] = choices.activation
+    elif "mlp" not in known and match.config.mlp != "swiglu":
+        exact = match.config.mlp == "gelu"
+        text = "exact GELU" if exact else "tanh GELU"
+        assumed.append(Assumed("activation", match.config.mlp, "--activation", text, why))
+    if choices.epsilon:
+        known["layer_norm_epsilon"] = choices.epsilon
+    elif "layer_norm_epsilon" not in known:
+        epsilon = match.config.layer_norm_epsilon
+        text = f"LayerNorm epsilon {epsilon:g}".replace("e-0", "e-")
+        assumed.append(Assumed("LayerNorm epsilon", epsilon, "--epsilon", text, why))
+    return known, assumed
+
+
+def _heads(weights: Weights, match: Match, choices: Choices, label: str) -> tuple[int, str]:
+    """Attention heads, and why where they are assumed; 0 if not even that can be done."""
+    width, facts = match.config.embed_dim, weights.facts
+    if choices.num_heads:
+        return choices.num_heads, ""
+    if fact := facts.get("num_heads"):
+        if width % fact.value:
+            raise InputError(
+                f"{fact.where} says {fact.value} heads, but the tensors of {label} are tokens of "
+                f"width {width}, which is no multiple. Say otherwise with --num-heads."
+            )
+        return fact.value, ""
+    if match.dialect.layout == "flax":
+        return match.config.num_heads, ""
+    if (fact := facts.get("architecture_heads")) and fact.value[0] == width:
+        return fact.value[1], ""
+    if "model_type" in weights.about and width % 12 == 0:
+        return 12, "the default of transformers"
+    if width == 384 and "base_encoder." in f".{weights.prefix}":
+        return 12, "as published for MoCo v3"
+    return NUM_HEADS.get(width, 0), "heads as in published models of this width"
+
+
+def _check_sizes(facts: Facts, match: Match, choices: Choices, label: str) -> None:
+    """Raises if a file says another size than the tensors have."""
+    config = match.config
+    found = {name: getattr(config, name, None) for name in _SIZES}
+    found |= {"mlp_dim": config.mlp_dim, "num_labels": config.num_classes}
+    if config.mlp == "swiglu":
+        del found["mlp_dim"]
+    if match.dialect.head is None or (not config.num_classes and match.family == "hf-vit"):
+        del found["num_classes"], found["num_labels"]
+    if choices.image_size:
+        del found["image_size"]
+    for name, value in found.items():
+        fact = facts.get(name)
+        if fact is not None and fact.value != value and not _is_resized(name, facts):
+            raise InputError(
+                f"{fact.where} says {_SIZES[name]} {fact.value}, but the tensors of {label} have "
+                f"{_SIZES[name]} {value}. They are of different models, or the file was edited."
+            )
+    if (fact := facts.get("class_names")) and 0 < config.num_classes != len(fact.value):
+        raise InputError(
+            f"{fact.where} names {len(fact.value)} classes, but the head in {label} has "
+            f"{config.num_classes} outputs."
+        )
+    _check_parts(facts, config, label)
+
+
+def _is_resized(name: str, facts: Facts) -> bool:
+    """Whether the image size is only that of evaluation, to which positions are resampled."""
+    return name == "image_size" and facts.get("eval_px") is facts["image_size"]
+
+
+def _check_parts(facts: Facts, config: ViTConfig, label: str) -> None:
+    """Raises if a file says that a part is there, or works otherwise, that the tensors deny."""
+    bias, gated, pooling = (facts.get(name) for name in ("qkv_bias", "gated", "pooling"))
+    if bias is not None and not bias.value:
+        raise InputError(
+            f"{bias.where} is false, but the tensors of {label} have biases of query, key and "
+            "value. They are of different models, or the file was edited."
+        )
+    if gated is not None and config.mlp != "swiglu":
+        raise InputError(
+            f"{gated.where} says that the MLPs are gated, but those in {label} are not. They are "
+            "of different models, or the file was edited."
+        )
+    if config.num_classes and pooling is not None and pooling.value not in ("token", ""):
+        raise InputError(
+            f"{pooling.where} is {pooling.value!r}: the head in {label} reads the pooled patches, "
+            "that of our models reads CLS, so its logits would differ."
+        )
+
+
+def _pixels(facts: Facts, match: Match, choices: Choices) -> tuple[Preprocess, list[Assumed]]:
+    """What evaluation does to an image, and what of it is assumed."""
+    assumed: list[Assumed] = []
+    why = _PUBLISHED.get(match.family, _USUAL)
+    is_half = match.family == "hf-vit"
+    fields: dict[str, Any] = {}
+    for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        said = choices.channels(name) or _value(facts, name)
+        fields[name] = said or (_HALF if is_half else usual)
+    missing = [n for n in ("mean", "std") if not (choices.channels(n) or n in facts)]
+    if missing:
+        words = " and ".join(missing)
+        text = f"{words} 0.5" if is_half else f"ImageNet {words}"
+        option = ", ".join(f"--{name}" for name in missing)
+        assumed.append(Assumed(words, [list(fields[n]) for n in missing], option, text, why))
+    size, is_assumed = _size(facts, match, choices)
+    fields |= size
+    if is_assumed:
+        short, side = fields["short_side"], fields["height"]
+        text = f"crop {side} of {short} px"
+        if fields["resize"] == "squash":
+            text = f"both sides resized to {side} px"
+        options = "--crop, --image-size"
+        assumed.append(Assumed("crop", [side, short], options, text, why))
+    if said_filter := choices.interpolation or _interpolation(facts):
+        fields["interpolation"] = said_filter
+    else:
+        name = fields["interpolation"] = "bilinear" if is_half else "bicubic"
+        text = f"{name} resizing"
+        assumed.append(Assumed("interpolation", name, "--interpolation", text, why))
+    return Preprocess(**fields), assumed
+
+
+def _size(facts: Facts, match: Match, choices: Choices) -> tuple[dict[str, Any], bool]:
+    """Sides, crop and way of resizing, and whether the crop is assumed."""
+    config, dialect = match.config, match.dialect
+    said = _value(facts, "eval_px")
+    side = (
+        choices.image_size
+        or said
+        or (config.image_size if "image_size" in facts and "crop" in facts else dialect.eval_px)
+        or config.image_size
+    )
+    if side % config.patch_size:
+        where = "--image-size" if choices.image_size else facts["eval_px"].where
+        raise InputError(
+            f"{where} says {side} px, which is no multiple of the patch size {config.patch_size}."
+        )
+    if match.family == "hf-vit" and not choices.image_size and side != config.image_size:
+        raise InputError(
+            f"{facts['eval_px'].where} says {side} px, but the positions are those of "
+            f"{config.image_size} px. Say otherwise with --image-size."
+        )
+    fields = {"height": side, "width": side, "resize": "crop", "short_side": side}
+    if choices.short_side or choices.crop:
+        return fields | {"short_side": choices.short_side or _short(side, choices.crop)}, False
+    crop, resize = _value(facts, "crop"), facts.get("resize")
+    if resize is not None and (
+        resize.value == "border" or (resize.value == "squash" and crop not in (None, 1.0))
+    ):
+        raise InputError(
+            f"{resize.where} with a crop of {crop or 1} is no preprocessing that is known here. "
+            "Crop the centre instead with --crop, for example --crop 1."
+        )
+    if resize is not None and resize.value == "squash":
+        return fields | {"resize": "squash"}, False
+    if short := _value(facts, "short_side"):
+        short = max(side, round(short * side / (said or side)))
+        return fields | {"short_side": short}, False
+    if crop:
+        return fields | {"short_side": _short(side, crop)}, False
+    if match.family == "hf-vit":
+        return fields | {"resize": "squash"}, True
+    return fields | {"short_side": round(side / dialect.crop_fraction)}, True
+
+
+def _short(side: int, crop: float | None) -> int:
+    """The short side of which a crop is a part, cut to whole pixels as timm does."""
+    return math.floor(side / (crop or 1))
+
+
+def _interpolation(facts: Facts) -> str | None:
+    fact = facts.get("interpolation")
+    if fact is not None and fact.value not in ("bicubic", "bilinear"):
+        raise InputError(
+            f"{fact.where} is {fact.value!r}; known here are bicubic and bilinear. Say which "
+            "to use instead with --interpolation."
+        )
+    return fact.value if fact else None
+
+
+def _value(facts: Facts, name: str) -> Any:
+    fact: Fact | None = facts.get(name)
+    return fact.value if fact else None

@@ -1,0 +1,106 @@
+"""What does the source's own library make of a photograph?
+
+Imports torch and its relatives, and only inside its functions: nothing else needs them.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from regvit_jax import strict_json
+from regvit_jax.convert.timm_facts import is_timm
+from regvit_jax.convert.torch_side import declare_torchvision_operators
+from regvit_jax.errors import InputError
+from regvit_jax.preprocess import Preprocess
+
+
+class Preparation(NamedTuple):
+    """From a photograph to the network's input, by somebody else's code."""
+
+    title: str
+    prepare: Callable[[Image.Image], Float[np.ndarray, "h w 3"]]
+    knows: tuple[str, ...] = ()
+    """What it was not told, as of `Reference`."""
+
+
+_ALL = ("mean and std", "mean", "std", "crop", "interpolation")
+
+
+def preparation(source: Path, preprocess: Preprocess, is_own: bool) -> Preparation:
+    """The source's own preparation where its folder has one, else torchvision's.
+
+    Args:
+      source: The file or folder of the weights.
+      preprocess: What was understood of the source; torchvision's is built from it.
+      is_own: Whether the source's own counts: nobody said otherwise on import.
+
+    Raises:
+      ImportError: If torchvision, or the library, is not installed.
+    """
+    declare_torchvision_operators()
+    config = source / "config.json"
+    if is_own and source.is_dir() and (source / "preprocessor_config.json").exists():
+        return _hugging_face(source)
+    if is_own and source.is_dir() and config.exists():
+        values = strict_json.read_json(config)
+        if is_timm(values):
+            return _timm(values, preprocess)
+    return _torchvision(preprocess)
+
+
+def _timm(values: Mapping[str, Any], preprocess: Preprocess) -> Preparation:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from timm.data import create_transform, resolve_data_config
+
+    arguments: dict[str, Any] = {}
+    if (values.get("model_args") or {}).get("img_size") is not None:
+        arguments["img_size"] = preprocess.height
+    settings = resolve_data_config(arguments, dict(values.get("pretrained_cfg") or values))
+    transform = create_transform(**settings, is_training=False)
+    return Preparation("timm's own transform", _channels_last(transform), _ALL)
+
+
+def _hugging_face(source: Path) -> Preparation:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers import AutoImageProcessor
+
+    # Pillow's arithmetic: torchvision's on tensors rounds differently, by up to one level of 255.
+    try:
+        processor = AutoImageProcessor.from_pretrained(
+            source, backend="pil", local_files_only=True, trust_remote_code=False
+        )
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(
+            f"transformers builds no image processor from {source}: {str(error).splitlines()[0]}"
+        ) from error
+
+    def prepare(image: Image.Image) -> Float[np.ndarray, "h w 3"]:
+        found = processor(image, return_tensors="np")["pixel_values"][0]
+        return np.ascontiguousarray(found.transpose(1, 2, 0), np.float32)
+
+    return Preparation("transformers' own image processor (on Pillow)", prepare, _ALL)
+
+
+def _torchvision(preprocess: Preprocess) -> Preparation:
+    from torchvision import transforms
+    from torchvision.transforms import InterpolationMode
+
+    mode = InterpolationMode(preprocess.interpolation)
+    side = (preprocess.height, preprocess.width)
+    if preprocess.resize == "squash":
+        steps = [transforms.Resize(side, mode)]
+    else:
+        steps = [transforms.Resize(preprocess.short_side, mode), transforms.CenterCrop(side)]
+    steps += [transforms.ToTensor(), transforms.Normalize(preprocess.mean, preprocess.std)]
+    return Preparation("torchvision's transforms", _channels_last(transforms.Compose(steps)))
+
+
+def _channels_last(transform: Any) -> Callable[[Image.Image], Float[np.ndarray, "h w 3"]]:
+    return lambda image: np.ascontiguousarray(transform(image).numpy().transpose(1, 2, 0))
