@@ -17,6 +17,7 @@ from regvit_jax.analysis.options import (
     ReportOptions,
     SimilarityOptions,
 )
+from regvit_jax.analysis.repeated import gathered
 from regvit_jax.analysis.spoken import shown
 from regvit_jax.console import run
 
@@ -45,6 +46,12 @@ ANALYSES: dict[type, str] = {
 """Where each question is answered: a module with `analyse(options)`, which writes the results and
 returns them, and `summary_lines(results)`."""
 
+SEVERAL = frozenset(
+    {"--checkpoint", "--show", "--skip", "--results", "--runs"}
+    | {"--neighbours", "--feature", "--layer", "--gram-bias"}
+)
+"""Options of several values; given again, they add to what was given."""
+
 EXAMPLES = """What registers change, measured.
 
 Example: regvit-analyze norms --checkpoint runs/reg0 runs/reg4 --data photos --out runs/norms
@@ -59,6 +66,7 @@ def main() -> None:
 def _main() -> None:
     options: Any = tyro.cli(
         Command,  # type: ignore[arg-type]
+        args=gathered(sys.argv[1:], SEVERAL),
         prog="regvit-analyze",
         description=EXAMPLES,
     )
