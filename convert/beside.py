@@ -57,7 +57,7 @@ def facts(content: Mapping[Any, Any], label: str) -> Facts:
 
 
 def _class_names(content: Mapping[Any, Any], label: str) -> Facts:
-    """The names that MMPretrain keeps."""
+    """The names that MMPretrain keeps; of its data, which the head may have outgrown."""
     for group, name in (("meta", "CLASSES"), ("meta", "dataset_meta"), ("dataset_meta", "classes")):
         values = content.get(group)
         names = values.get(name) if isinstance(values, Mapping) else None
@@ -65,7 +65,7 @@ def _class_names(content: Mapping[Any, Any], label: str) -> Facts:
             names = names.get("classes") or names.get("CLASSES")
         if isinstance(names, list | tuple) and names and all(type(n) is str for n in names):
             said = Statement({}, label, group)
-            return said.fact("class_names", tuple(names), name)
+            return said.fact("class_names_of_training", tuple(names), name)
     return {}
 
 

@@ -60,6 +60,8 @@ class Decision(NamedTuple):
     assumed: list[Assumed]
     said: dict[str, str]
     """The facts that were used, with the place that says them."""
+    left_out: list[str]
+    """What the file says of something else, in words."""
 
 
 def decide(weights: Weights, label: str, family: str | None, choices: Choices) -> Decision:
@@ -87,8 +89,15 @@ def decide(weights: Weights, label: str, family: str | None, choices: Choices) -
     if match.family in ("timm", "deit1") and has_head and "pooling" not in weights.facts:
         text = "a head that reads CLS"
         more.append(Assumed("input of the head", "CLS", "", text, _USUAL))
+    left_out = []
+    if has_head and (hint := weights.facts.get("class_names_of_training")):
+        if len(hint.value) == match.config.num_classes:
+            names = names or hint
+        else:
+            left_out = [f"{hint.where} ({len(hint.value)} names for other outputs)"]
     used = {name: fact.where for name, fact in weights.facts.items()}
-    return Decision(match, preprocess, names.value if names else (), assumed + more, used)
+    class_names = names.value if names else ()
+    return Decision(match, preprocess, class_names, assumed + more, used, left_out)
 
 
 def tell(assumed: list[Assumed]) -> str:
@@ -272,7 +281,7 @@ def _size(facts: Facts, match: Match, choices: Choices) -> tuple[dict[str, Any],
         return fields | {"resize": "squash"}, False
     if short := _value(facts, "short_side"):
         short = max(side, round(short * side / (said or side)))
-        return fields | {"short_side": short}, False
+        return fields | {"short_side": short, "crop_start": "cut"}, False
     if crop:
         return fields | {"short_side": _short(side, crop)}, False
     if match.family == "hf-vit":

@@ -76,7 +76,7 @@ def pixel_facts(values: Mapping[str, Any], label: str) -> Facts:
         kind, side = _size(said, "size")
         found |= said.fact("resize", "squash" if kind == "square" else "crop", "size")
         if kind == "short":
-            found |= said.fact("short_side", side, "size")
+            found |= said.fact("short_side", side, "size") | said.fact("crop_start", "cut", "size")
             if not crops:
                 said.refuse("do_center_crop", "false", "a crop after resizing the short side")
         elif crop is not None and crop[1] != side:

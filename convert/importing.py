@@ -44,7 +44,7 @@ class Imported(NamedTuple):
     @property
     def dropped(self) -> list[str]:
         """What was left out: tensors by name, other branches in words."""
-        return [*self.match.dropped, *self.weights.left_out]
+        return [*self.match.dropped, *self.weights.left_out, *self.decision.left_out]
 
 
 def import_checkpoint(
@@ -141,7 +141,7 @@ def _describe(
         "format": weights.format,
         "family": decision.match.family,
         "prefix": weights.prefix,
-        "left_out": [*decision.match.dropped, *weights.left_out],
+        "left_out": [*decision.match.dropped, *weights.left_out, *decision.left_out],
         "said": decision.said,
         "given": choices.said,
         "assumed": [item._asdict() for item in decision.assumed],

@@ -11,6 +11,7 @@ import numpy as np
 from regvit_jax import strict_json
 from regvit_jax.convert.choices import Choices
 from regvit_jax.convert.decision import Decision, decide
+from regvit_jax.convert.dialects import DIALECTS
 from regvit_jax.convert.folder import open_folder
 from regvit_jax.convert.importing import as_float32, hash_files, to_ours
 from regvit_jax.convert.photographs import photographs
@@ -83,9 +84,9 @@ def verify(
     directory, source = Path(directory), Path(source)
     info = read_info(directory)
     _check_origin(directory, info.source, source)
-    weights = _read_again(source, info.source)
+    family = _family(directory, info.source)
+    weights = _read_again(source, info.source, family)
     model, params = load(directory)
-    family = info.source["family"]
     decision = decide(weights, str(source), family, _choices(info))
     match = decision.match
     again = to_ours(weights.tensors, match.dialect, match.config, str(source))
@@ -137,10 +138,20 @@ def _verdict(result: Verification) -> str:
     )
 
 
-def _read_again(source: Path, recorded: Mapping[str, Any]) -> Weights:
+def _family(directory: Path, recorded: Mapping[str, Any]) -> str:
+    family = recorded.get("family")
+    if not isinstance(family, str) or family not in DIALECTS:
+        raise InputError(
+            f"{directory} records the family {str(family)[:60]}, expected one of "
+            f"{', '.join(DIALECTS)}. Import its source again."
+        )
+    return family
+
+
+def _read_again(source: Path, recorded: Mapping[str, Any], family: str) -> Weights:
     """The same network of the file as on import."""
     if isinstance(recorded.get("prefix"), str):
-        return read_weights(source, family=recorded["family"], prefix=recorded["prefix"])
+        return read_weights(source, family=family, prefix=recorded["prefix"])
     return read_weights(source, recorded.get("weights") in ("model_ema", "state_dict_ema"))
 
 

@@ -35,6 +35,9 @@ class Preprocess:
     """Pixels of the short side before cropping."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     """Pillow's antialiased filter."""
+    crop_start: Literal["rounded", "cut"] = "rounded"
+    """Where the crop starts if half a pixel is left: torchvision rounds to even, transformers
+    cuts."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Subtracted from each channel, for pixels in [0, 1]."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -67,8 +70,7 @@ class Preprocess:
         width, height = _short_side_to(self.short_side, *image.size)
         if (width, height) != image.size:
             image = image.resize((width, height), resample)
-        # torchvision's rounding: to even at half a pixel.
-        left, top = round((width - self.width) / 2), round((height - self.height) / 2)
+        left, top = self._start(width, height)
         return to_array(image.crop((left, top, left + self.width, top + self.height)))
 
     def boxes(
@@ -89,7 +91,7 @@ class Preprocess:
         else:
             new_width, new_height = _short_side_to(self.short_side, width, height)
             scale = np.array([new_width / width, new_height / height] * 2)
-            left, top = round((new_width - self.width) / 2), round((new_height - self.height) / 2)
+            left, top = self._start(new_width, new_height)
             offset = np.array([left, top, left, top])
         return (boxes * scale - offset).clip(0, np.array([self.width, self.height] * 2))
 
@@ -101,6 +103,11 @@ class Preprocess:
         if self.resize == "pad":
             return jnp.where(pixels[..., 3:] > 0, normalised, 0.0)
         return normalised
+
+    def _start(self, width: int, height: int) -> tuple[int, int]:
+        """Left and top of the centre crop, in pixels of the resized image."""
+        left, top = (width - self.width) / 2, (height - self.height) / 2
+        return (round(left), round(top)) if self.crop_start == "rounded" else (int(left), int(top))
 
     def _padded(self, pixels: UInt8[np.ndarray, "a b 3"]) -> UInt8[np.ndarray, "h w 4"]:
         rows, cols = pixels.shape[:2]

@@ -1,0 +1,277 @@
+"""What a checkpoint's files say is used, what contradicts is refused, the rest assumed aloud."""
+
+import json
+import shutil
+
+import pytest
+
+from regvit_jax import InputError
+from regvit_jax.checkpoint import read_info
+from regvit_jax.convert.importing import import_checkpoint
+from regvit_jax.convert.verification import verify
+
+AUGREG = {
+    "input_size": [3, 32, 32],
+    "fixed_input_size": True,
+    "interpolation": "bilinear",
+    "crop_pct": 0.9,
+    "crop_mode": "center",
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+    "label_names": ["a", "b", "c", "d", "e"],
+}
+
+
+@pytest.fixture
+def timm_folder(torch, tiny_vit, tmp_path):
+    """A folder as timm's hub has it; changes go into `pretrained_cfg`, `top` beside it."""
+    safetensors = pytest.importorskip("safetensors.torch")
+
+    def write(top=None, **changes):
+        folder = tmp_path / "hub"
+        folder.mkdir()
+        model = tiny_vit(0, no_embed_class=False, init_values=None)
+        safetensors.save_file(model.state_dict(), folder / "model.safetensors")
+        config = {"architecture": "vit_test", "num_classes": 5, "model_args": {"num_heads": 3}}
+        config |= {"pretrained_cfg": AUGREG | changes}
+        (folder / "config.json").write_text(json.dumps(config | (top or {})))
+        return folder
+
+    return write
+
+
+def test_the_pixels_of_a_timm_folder_are_those_of_its_configuration(timm_folder, tmp_path):
+    import_checkpoint(str(timm_folder()), str(tmp_path / "out"))
+    info = read_info(tmp_path / "out")
+    assert info.preprocess.mean == info.preprocess.std == (0.5, 0.5, 0.5)
+    assert (info.preprocess.height, info.preprocess.short_side) == (32, 35)  # floor(32 / 0.9)
+    assert info.preprocess.interpolation == "bilinear"
+    assert info.class_names == ("a", "b", "c", "d", "e")
+    assert info.model.num_heads == 3
+    told = {item["what"] for item in info.source["assumed"]}
+    assert told == {"activation", "LayerNorm epsilon", "input of the head"}
+    result = verify(tmp_path / "out", tmp_path / "hub")
+    assert result.passed
+    assert "timm's own transform" in result.method
+
+
+def test_a_stretched_picture_without_normalisation_is_prepared_as_timm_does(timm_folder, tmp_path):
+    folder = timm_folder(crop_mode="squash", crop_pct=1.0, mean=[0, 0, 0], std=[1, 1, 1])
+    import_checkpoint(folder, tmp_path / "out")
+    preprocess = read_info(tmp_path / "out").preprocess
+    assert (preprocess.resize, preprocess.mean) == ("squash", (0.0, 0.0, 0.0))
+    assert verify(tmp_path / "out", folder).passed
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"std": [0.5, 0, 0.5]}, r"config\.json: pretrained_cfg\.std is 0"),
+        ({"std": float("nan")}, r"pretrained_cfg\.std is nan"),
+        ({"mean": "0.5"}, r"pretrained_cfg\.mean is '0\.5', expected a number"),
+        ({"crop_pct": 1.5}, r"pretrained_cfg\.crop_pct is 1\.5"),
+        ({"crop_pct": True}, r"pretrained_cfg\.crop_pct is True"),
+        ({"interpolation": "random"}, r"interpolation is 'random'.*--interpolation"),
+        ({"crop_mode": "border"}, r"crop_mode with a crop of 0\.9.*--crop"),
+        ({"input_size": [1, 32, 32]}, r"input_size is 1 channels"),
+        ({"input_size": [3, 64, 64]}, r"image size of 64, but the tensors of .* 32"),
+        ({"label_names": ["a"]}, r"names 1 classes, but the head in .* has 5 outputs"),
+        ({"top": {"num_classes": 7}}, r"classes: 7, but the tensors of .* classes: 5"),
+        ({"top": {"model_args": {"num_heads": 5}}}, r"says 5 heads, but .* width 24"),
+        ({"top": {"model_args": {"act_layer": "quick_gelu"}}}, r"act_layer is 'quick_gelu'"),
+        ({"top": {"global_pool": "avg"}}, r"global_pool is 'avg'"),
+        ({"top": {"pretrained_cfg": []}}, r"pretrained_cfg is a list"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_file_and_field(timm_folder, tmp_path, changes, message):
+    with pytest.raises(InputError, match=f"(?s)config\\.json.*{message}|{message}"):
+        import_checkpoint(timm_folder(**changes), tmp_path / "out", role=None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_say_otherwise_and_verify_remembers_them(timm_folder, tmp_path, convert):
+    folder = timm_folder(crop_mode="border")
+    said = ("--mean", 0.1, "--std", 0.2, 0.3, 0.4, "--crop", 0.5, "--interpolation", "bicubic")
+    convert("import", folder, tmp_path / "out", *said)
+    info = read_info(tmp_path / "out")
+    assert (info.preprocess.mean, info.preprocess.short_side) == ((0.1, 0.1, 0.1), 64)
+    assert info.preprocess.std == (0.2, 0.3, 0.4)
+    assert verify(tmp_path / "out", folder).passed
+
+
+def test_what_no_file_says_is_told_kept_and_repeated(torch, tiny_vit, tmp_path, convert):
+    model = tiny_vit(0, embed_dim=192, num_heads=12, num_classes=0)  # MoCo's way: 12, not 3
+    torch.save(model.state_dict(), tmp_path / "file.pth")
+    printed = convert("import", tmp_path / "file.pth", tmp_path / "out")
+    line = next(line for line in printed.splitlines() if line.startswith("Assumed: "))
+    for word in ("3 heads", "ImageNet mean and std", "exact GELU", "epsilon 1e-6", "--num-heads"):
+        assert word in line
+    kept = read_info(tmp_path / "out").source["assumed"]
+    assert {"what": "attention heads", "value": 3, "option": "--num-heads"}.items() <= kept[
+        0
+    ].items()
+    printed = convert("verify", tmp_path / "out", "--against", tmp_path / "file.pth")
+    assert "Equal, given what was assumed: 3 heads, exact GELU" in printed
+    assert "3 heads" in convert("inspect", tmp_path / "out")
+
+
+def test_moco_has_twelve_heads(torch, tiny_vit, tmp_path):
+    state = tiny_vit(0, embed_dim=384, num_heads=12, num_classes=0).state_dict()
+    named = {f"module.base_encoder.{name}": value for name, value in state.items()}
+    named |= {f"module.momentum_encoder.{name}": value for name, value in state.items()}
+    torch.save({"arch": "vit_small", "state_dict": named}, tmp_path / "moco.pth")
+    imported = import_checkpoint(tmp_path / "moco.pth", tmp_path / "out")
+    assert imported.config.num_heads == 12
+    assert imported.weights.prefix == "state_dict.base_encoder."
+    assert imported.weights.passed_over == ("state_dict.momentum_encoder.",)
+
+
+PROCESSORS = {
+    "ViT": {
+        "image_processor_type": "ViTImageProcessor",
+        "size": {"height": 32, "width": 32},
+        "resample": 2,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    },
+    "Bit": {
+        "image_processor_type": "BitImageProcessor",
+        "size": {"shortest_edge": 51},
+        "crop_size": {"height": 40, "width": 40},
+        "do_center_crop": True,
+        "resample": 3,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    },
+    "unscaled": {
+        "image_processor_type": "ViTImageProcessor",
+        "size": 32,
+        "resample": 3,
+        "do_rescale": False,
+        "image_mean": [127.5, 127.5, 127.5],
+        "image_std": [127.5, 127.5, 127.5],
+    },
+    "raw": {
+        "image_processor_type": "ViTImageProcessor",
+        "size": {"height": 32, "width": 32},
+        "do_normalize": False,
+        "resample": 2,
+    },
+}
+
+
+@pytest.fixture
+def transformers_folder(torch, timm, tmp_path, capsys):
+    """A folder of transformers with an image processor and class names."""
+    transformers = pytest.importorskip("transformers")
+
+    def write(processor, model="ViT", **changes):
+        sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3}
+        sizes |= {"image_size": 32, "patch_size": 8}
+        folder = tmp_path / "folder"
+        if model == "ViT":
+            names = {"id2label": {0: "cat", 1: "dog"}, "label2id": {"cat": 0, "dog": 1}}
+            config = transformers.ViTConfig(**sizes, **names)
+            transformers.ViTForImageClassification(config).save_pretrained(folder)
+        else:
+            transformers.Dinov2Model(transformers.Dinov2Config(**sizes)).save_pretrained(folder)
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        capsys.readouterr()  # transformers' progress
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_pixels_are_those_of_the_image_processor(transformers_folder, tmp_path, name):
+    folder = transformers_folder(PROCESSORS[name], "Dinov2" if name == "Bit" else "ViT")
+    import_checkpoint(folder, tmp_path / "out")
+    result = verify(tmp_path / "out", folder)
+    assert "transformers' own image processor" in result.method
+    assert [row for row in result.rows if not row.passed] == []
+    assert not result.assumed
+    if name != "Bit":
+        assert read_info(tmp_path / "out").class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ({"num_attention_heads": 7}, "says 7 heads, but"),
+        ({"num_attention_heads": "3"}, "num_attention_heads is '3'"),
+        ({"layer_norm_eps": -1}, "layer_norm_eps is -1"),
+        ({"hidden_size": 48}, "tokens of width 48, but the tensors of"),
+        ({"image_size": [32, 64]}, "image_size is 32 x 64 px"),
+        ({"hidden_act": ["gelu"]}, "hidden_act is a list"),
+        ({"hidden_act": "quick_gelu"}, "non-linearity 'quick_gelu'"),
+        ({"model_type": "beit"}, "type 'beit', which is not supported; known are vit"),
+        ({"model_type": 3}, "model_type is 3"),
+        ({"id2label": ["a", "b"]}, "id2label is a list"),
+        ({"id2label": {"0": "a", "2": "b"}}, "id2label"),
+        ({"id2label": {"0": "a", "1": None}}, "id2label.1 is null"),
+        ({"id2label": {"0": "a", "1": "b", "2": "c"}}, "classes: 3, but the tensors"),
+        ({"qkv_bias": False}, "qkv_bias is false"),
+    ],
+)
+def test_a_damaged_configuration_of_transformers_is_one_sentence(
+    transformers_folder, tmp_path, refused, changes, message
+):
+    folder = transformers_folder(PROCESSORS["ViT"], **changes)
+    assert message in refused("import", folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_std": [0, 1, 1]}, "image_std is 0"),
+        ({"image_std": None, "image_mean": "x"}, "image_mean is 'x'"),
+        ({"size": {"width": 32}}, "size is ['width']"),
+        ({"size": {"height": 32, "width": 16}}, "size is 32 x 16 px"),
+        ({"size": {"height": 64, "width": 64}}, "says 64 px, but the positions are those of 32"),
+        ({"resample": 1}, "'lanczos'; known here are bicubic and bilinear"),
+        ({"rescale_factor": 0}, "rescale_factor is 0"),
+        ({"do_resize": "yes"}, "do_resize is 'yes'"),
+    ],
+)
+def test_a_damaged_image_processor_is_one_sentence(
+    transformers_folder, tmp_path, refused, changes, message
+):
+    folder = transformers_folder(PROCESSORS["ViT"] | changes)
+    assert message in refused("import", folder, tmp_path / "out")
+
+
+def test_other_weights_in_the_folder_are_named(transformers_folder, tmp_path, refused):
+    folder = transformers_folder(PROCESSORS["ViT"])
+    shutil.copy(folder / "model.safetensors", folder / "old.safetensors")
+    assert "holds old.safetensors beside model.safetensors" in refused(
+        "import", folder, tmp_path / "out"
+    )
+    (folder / "old.safetensors").rename(folder / "pytorch_model.bin")  # a name proves nothing
+    import_checkpoint(folder, tmp_path / "out")
+    assert "pytorch_model.bin and its like" in read_info(tmp_path / "out").source["left_out"]
+    (folder / "model.safetensors").unlink()
+    import_checkpoint(folder, tmp_path / "bin")
+    assert verify(tmp_path / "bin", folder).passed
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "message"),
+    [
+        ({"a": "model-00001-of-00002.safetensors"}, "lacks model-00001-of-00002.safetensors"),
+        ({"a": "../../model.safetensors"}, "which is no file of the folder"),
+        ({"a": 3}, "weight_map is 3, expected a text"),
+        ([], "weight_map is a list"),
+        ({"a": "weights.safetensors"}, "says that a lies in weights.safetensors"),
+    ],
+)
+def test_an_index_that_does_not_fit_is_refused(
+    transformers_folder, tmp_path, refused, weight_map, message
+):
+    folder = transformers_folder(PROCESSORS["ViT"])
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    assert message in refused("import", folder, tmp_path / "out")
