@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from regvit_jax.errors import InputError
+from regvit_jax.interrupt import Interrupted, StopRequest, listen
 from regvit_jax.model import DeiT3
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.train.batches import Data, TrainBatches, open_splits
@@ -27,7 +28,6 @@ from regvit_jax.train.hosts import (
     is_first,
 )
 from regvit_jax.train.initial import check_init, start_params
-from regvit_jax.train.interrupt import Interrupted, StopRequest, listen
 from regvit_jax.train.metrics import Metrics
 from regvit_jax.train.milestones import Milestones
 from regvit_jax.train.optim import make_optimizer, make_schedule

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 
 from regvit_jax import checkpoint
 from regvit_jax.checkpoint import Params
+from regvit_jax.interrupt import StopRequest
 from regvit_jax.model import DeiT3
 from regvit_jax.train.batches import Data
 from regvit_jax.train.evaluate import evaluate
 from regvit_jax.train.hosts import from_first_json
-from regvit_jax.train.interrupt import StopRequest
 from regvit_jax.train.recipe import Recipe
 from regvit_jax.train.rundir import EMA, RunDirectory
 from regvit_jax.train.state import TrainState

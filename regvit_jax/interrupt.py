@@ -1,4 +1,4 @@
-"""How does a run end early without losing its work?
+"""How does a command end early without losing its work?
 
 Python runs a signal's handler only between two of its own instructions: not while a program
 compiles, and an exception that it raises can get lost inside a callback of JAX. So nothing is
@@ -21,11 +21,24 @@ ECHO_SECONDS = 0.5
 
 
 class Interrupted(Exception):
-    """The work at hand was given up because somebody asked the run to stop."""
+    """The work at hand was given up because somebody asked the command to stop."""
+
+
+class Stopped(Exception):
+    """A command ends early and in order; its status is 128 + the signal's number.
+
+    Args:
+      number: The signal's.
+      how_to_go_on: A sentence for the person, such as which command continues.
+    """
+
+    def __init__(self, number: int, how_to_go_on: str = "") -> None:
+        super().__init__(f"Stopped. {how_to_go_on}".rstrip())
+        self.number = number
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop, and by which signal."""
+    """Whether somebody asked the command to stop, and by which signal."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -36,7 +49,7 @@ class StopRequest:
         return self.signal is not None
 
     def check(self) -> None:
-        """Gives up the work at hand if the run is to stop.
+        """Gives up the work at hand if the command is to stop.
 
         Raises:
           Interrupted: If it is.
@@ -45,7 +58,7 @@ class StopRequest:
             raise Interrupted
 
     def make(self, number: int) -> None:
-        """Asks the run to stop; only the first signal counts."""
+        """Asks the command to stop; only the first signal counts."""
         if self.signal is None:
             self.signal = number
 
