@@ -11,38 +11,55 @@
 #   make lint                                       format, style and types
 #   make bench                                      speed against PyTorch
 #   make docs                                       the documentation: site/index.html
+#   make constraints                                the pinned versions, after a change of pyproject.toml;
+#                                                   UPGRADE=1 for the newest of everything
+#
+# All of them set up .venv first. PYTHON=/path/to/python3.13 says which Python; where .venv is another
+# version's, that Python gets an environment of its own, .venv-3.13, and .venv stays as it is.
 
 # The first Python on the path that is new enough.
 NEW_ENOUGH := import sys, venv; sys.exit(sys.version_info < (3, 11))
-PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+ifdef PYTHON
+$(if $(call version,$(PYTHON)),,$(error PYTHON=$(PYTHON) does not run here: give the path of a Python 3.11 or newer))
+VENV ?= .venv$(if $(wildcard .venv/bin/python),$(addprefix -,$(filter-out $(call version,.venv/bin/python),$(call version,$(PYTHON)))))
+else
+PYTHON = $(shell for python in python3 python3.13 python3.12 python3.11; do \
   $$python -c '$(NEW_ENOUGH)' 2>/dev/null && { echo $$python; break; }; done)
-# A CPU-only build of torch, where this index can be reached; otherwise the usual build.
+endif
+VENV ?= .venv
+# Builds of torch and torchvision for a CPU, where this index can be reached; otherwise those of PyPI.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-BIN := .venv/bin
+BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-NEEDS := .venv/needs
+NEEDS := $(VENV)/needs
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: reproduce plan test coverage lint bench docs clean FORCE
+.PHONY: reproduce plan test coverage lint bench docs constraints clean FORCE
 .DEFAULT_GOAL := reproduce
 
 # --- set-up ------------------------------------------------------------------------------------
 
-.venv/created:
+$(VENV)/created:
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(NEW_ENOUGH)' || \
 	  { echo "Python 3.11 or newer with venv is needed; set PYTHON=/path/to/python3.11"; exit 2; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(NEEDS)-run: .venv/created pyproject.toml constraints.txt
+$(NEEDS)-run: $(VENV)/created pyproject.toml constraints.txt
 	$(PIP) install -q -c constraints.txt -e '.[data]'
 	touch $@
 
+# torch and torchvision of two places do not fit together, so both are named with their build: "+cpu" of
+# the index of that name, or none ("===" takes no other).
+pinned = $(1)==$(2)$(shell sed -n 's/^$(1)==\([^ ]*\).*/\1/p' constraints.txt)
+BUILD := +$(notdir $(TORCH_INDEX))
 $(NEEDS)-test: $(NEEDS)-run
-	$(BIN)/python -c 'import torch' 2>/dev/null || \
-	  $(PIP) install -q --no-deps -c constraints.txt --timeout 15 --retries 0 --index-url $(TORCH_INDEX) torch 2>/dev/null || \
-	  $(PIP) install -q -c constraints.txt torch
+	$(BIN)/python -W ignore -c 'import torchvision' 2>/dev/null || \
+	  $(PIP) install -q --no-deps --timeout 15 --retries 0 --index-url $(TORCH_INDEX) \
+	    '$(call pinned,torch)$(BUILD)' '$(call pinned,torchvision)$(BUILD)' 2>/dev/null || \
+	  $(PIP) install -q -c constraints.txt '$(call pinned,torch,=)' '$(call pinned,torchvision,=)'
 	$(PIP) install -q -c constraints.txt -e '.[data,tfds,fast,torch,dev,docs]'
 	touch $@
 
@@ -135,5 +152,13 @@ docs: $(NEEDS)-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q -d site
 	@echo "Open site/index.html"
 
+# One file for every platform and Python; of those that a pin no longer fits, the newest.
+constraints: $(VENV)/created
+	$(PIP) install -q uv
+	$(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --all-extras --no-annotate --no-header \
+	  $(if $(UPGRADE),--upgrade) -o constraints.txt pyproject.toml
+	# What torch needs of CUDA it pins itself.
+	sed -i.old -e '/^\(cuda\|nvidia\)-/d' -e '/^triton=/d' constraints.txt && rm constraints.txt.old
+
 clean:
-	rm -rf .venv build site *.egg-info
+	rm -rf .venv .venv-3.* build dist site *.egg-info
