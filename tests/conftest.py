@@ -41,17 +41,17 @@ def voc_sample() -> Path:
 
 @pytest.fixture(scope="session")
 def timm():
-    """The timm library. A CPU-only torch lacks torchvision's operators: timm needs their names."""
-    import torch
-
-    for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            torch.library.define(f"torchvision::{operator}", signature)
+    """The timm library. A torchvision of another build than torch lacks operators: timm needs names."""
+    torch = pytest.importorskip("torch", reason="the extra torch is not installed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import timm
-    return timm
+        try:
+            import torchvision  # noqa: F401
+        except RuntimeError:
+            for operator in ("nms", "qnms"):
+                signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                torch.library.define(f"torchvision::{operator}", signature)
+        return pytest.importorskip("timm", reason="the extra torch is not installed")
 
 
 @pytest.fixture(scope="session")
