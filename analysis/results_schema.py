@@ -38,7 +38,7 @@ DEFINITIONS = ("quantile_98", "quantile_99_5", "mean_plus_3sd", "3_x_median", "a
 MODEL = {
     **{"label": str, "title": str, "checkpoint": str, "is_twin": bool, "num_registers": int},
     **{"model": dict, "num_parameters?": Maybe(int), "variant?": Maybe(str)},
-    **{"source?": Maybe({"recipe?": dict}), "preprocess?": Maybe(dict), "arrays?": FILE},
+    **{"source": Maybe({"recipe?": dict}), "preprocess": Maybe(dict), "arrays?": FILE},
     "metrics?": Maybe({"top1?": NUMBER}),
     "verdict?": {"answer": str, "reason": str, "group?": Maybe({"share": NUMBER})},
 }

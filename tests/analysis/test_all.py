@@ -18,6 +18,7 @@ from regvit_jax.analysis.options import (
     ReconstructionOptions,
     SimilarityOptions,
 )
+from regvit_jax.analysis.report.contents import PNG
 from regvit_jax.analysis.spool import Spool
 from regvit_jax.data import Batch
 from regvit_jax.errors import InputError
@@ -96,7 +97,7 @@ def assert_alike(found, expected, place="") -> None:
 def _figures_without_ink():
     """Figures are tested with the single commands; here they are built and not rendered."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", lambda _, path, **options: Path(path).write_text("ink"))
+        patch.setattr(Figure, "savefig", lambda _, path, **options: Path(path).write_bytes(PNG))
         yield
 
 
