@@ -7,9 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from regvit_jax.data import NO_BOXES, SKIP_ADVICE, FolderSource, Source
+from regvit_jax.batches import SKIP_ADVICE
 from regvit_jax.errors import InputError
+from regvit_jax.image_folder import FolderSource
 from regvit_jax.images import read_size
+from regvit_jax.source import NO_BOXES, Source
 from regvit_jax.voc import VocSource
 
 _NAMED = 20  # of many bad files, an error names so many

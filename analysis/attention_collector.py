@@ -22,8 +22,8 @@ from regvit_jax.analysis.bootstrap import Bootstrap
 from regvit_jax.analysis.options import AttentionOptions
 from regvit_jax.analysis.plotting.attention import ShownAttention
 from regvit_jax.analysis.subjects import Subject
+from regvit_jax.batches import Batch
 from regvit_jax.checkpoint import Params
-from regvit_jax.data import Batch
 from regvit_jax.model import DeiT3
 from regvit_jax.tokens import resolve_layers
 

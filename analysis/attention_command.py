@@ -28,7 +28,7 @@ from regvit_jax.analysis.question import Question, answer
 from regvit_jax.analysis.results import FigureFile, ResultFolder, comparison, estimate_columns
 from regvit_jax.analysis.subjects import choose_images, choose_shown, images_json, open_subjects
 from regvit_jax.checkpoint import versions
-from regvit_jax.data import Source
+from regvit_jax.source import Source
 from regvit_jax.tokens import resolve_layers
 
 Drawn = list[tuple[FigureFile, Figure]]

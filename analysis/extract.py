@@ -12,10 +12,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import UInt8
 
+from regvit_jax.batches import Batch, Batches
 from regvit_jax.checkpoint import Params
 from regvit_jax.chunks import chunk_size, map_chunks
 from regvit_jax.console import progress
-from regvit_jax.data import Batch, Batches
 from regvit_jax.model import DeiT3, ViTTrace
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.tokens import TokenLayout

@@ -16,8 +16,10 @@ import numpy as np
 
 from regvit_jax.arrays import ARRAYS_FOLDER, CHECKSUMS_FILE
 from regvit_jax.checkpoint import CONFIG_FILE, resolve
-from regvit_jax.data import FolderSource, Source, open_source
+from regvit_jax.data import open_source
+from regvit_jax.image_folder import FolderSource
 from regvit_jax.prepared import find_prepared
+from regvit_jax.source import Source
 from regvit_jax.voc import ANNOTATIONS, VocSource
 
 PATHS = {"checkpoint": "weights", "data": "images"}

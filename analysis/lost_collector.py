@@ -14,11 +14,12 @@ from regvit_jax.analysis.lost import Lost, centred, lost
 from regvit_jax.analysis.lost_rules import LostRules, Setting
 from regvit_jax.analysis.options import Feature, LostOptions
 from regvit_jax.analysis.subjects import Subject
+from regvit_jax.batches import Batch, Batches
 from regvit_jax.console import progress
-from regvit_jax.data import Batch, Batches, Source
 from regvit_jax.errors import InputError
 from regvit_jax.model import ViTTrace
 from regvit_jax.preprocess import Preprocess
+from regvit_jax.source import Source
 from regvit_jax.tokens import TokenLayout
 
 

@@ -52,9 +52,9 @@ from regvit_jax.analysis.subjects import (
     open_subjects,
 )
 from regvit_jax.checkpoint import versions
-from regvit_jax.data import Source
 from regvit_jax.errors import InputError
 from regvit_jax.prepared import prepared_in
+from regvit_jax.source import Source
 from regvit_jax.voc import voc_year
 
 FRAMES = {

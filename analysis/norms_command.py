@@ -40,9 +40,10 @@ from regvit_jax.analysis.subjects import (
     images_json,
     open_subjects,
 )
+from regvit_jax.batches import Batch
 from regvit_jax.checkpoint import versions
-from regvit_jax.data import Batch, Source
 from regvit_jax.model import DeiT3
+from regvit_jax.source import Source
 
 COMPARED = ("mean_plus_3sd", "3_x_median", "absolute_150")
 LARGEST = "largest_over_median"

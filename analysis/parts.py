@@ -7,8 +7,9 @@ from jaxtyping import Int
 
 from regvit_jax.analysis.options import ProbeOptions, ReconstructionOptions
 from regvit_jax.analysis.subjects import some_of
-from regvit_jax.data import Source, check_same_classes, open_source
+from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
+from regvit_jax.source import Source, check_same_classes
 
 JUDGED_SHARE = 0.2
 """Of data that has no parts."""

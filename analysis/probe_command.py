@@ -29,8 +29,8 @@ from regvit_jax.analysis.results import FigureFile, ResultFolder, comparison, es
 from regvit_jax.analysis.subjects import Subject, images_json, open_batches, open_subjects
 from regvit_jax.checkpoint import versions
 from regvit_jax.console import progress
-from regvit_jax.data import Source
 from regvit_jax.errors import InputError
+from regvit_jax.source import Source
 
 STRENGTH_EXPONENTS = (-6.0, 5.0)
 STUDY_PREPROCESS = "reconstruction"

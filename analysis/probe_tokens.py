@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from regvit_jax.analysis.norms import l2_norm, last_norms
 from regvit_jax.analysis.outliers import MAX_SHARE
 from regvit_jax.analysis.store import ColumnStore
-from regvit_jax.data import Batch
+from regvit_jax.batches import Batch
 from regvit_jax.model import ViTTrace
 from regvit_jax.tokens import TokenLayout
 

@@ -23,10 +23,11 @@ from regvit_jax.analysis.options import ImageOptions
 from regvit_jax.analysis.results import ResultFolder
 from regvit_jax.analysis.spool import Spool, SpooledPass
 from regvit_jax.analysis.subjects import Subject, open_batches
+from regvit_jax.batches import Batch, Batches
 from regvit_jax.checkpoint import Params, versions
-from regvit_jax.data import Batch, Batches, Source
 from regvit_jax.errors import InputError
 from regvit_jax.model import DeiT3, ViTTrace
+from regvit_jax.source import Source
 from regvit_jax.tokens import TokenLayout
 
 

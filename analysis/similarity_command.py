@@ -26,9 +26,10 @@ from regvit_jax.analysis.similarity import (
     summarise_similarity,
 )
 from regvit_jax.analysis.subjects import Subject, choose_images, images_json, open_subjects
+from regvit_jax.batches import Batch
 from regvit_jax.checkpoint import versions
-from regvit_jax.data import Batch, Source
 from regvit_jax.model import DeiT3
+from regvit_jax.source import Source
 
 NUMBERS = {
     "median_normal": "median cosine of a normal patch with a neighbour",

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from regvit_jax.analysis.results import plain
-from regvit_jax.data import Batch
+from regvit_jax.batches import Batch
 from regvit_jax.errors import InputError
 
 

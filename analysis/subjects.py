@@ -14,6 +14,7 @@ from jaxtyping import Int
 
 from regvit_jax.analysis.options import ImageOptions
 from regvit_jax.analysis.spoken import shown
+from regvit_jax.batches import Batches
 from regvit_jax.checkpoint import (
     MODEL_FOLDER,
     CheckpointInfo,
@@ -24,10 +25,11 @@ from regvit_jax.checkpoint import (
     resolve,
 )
 from regvit_jax.config import ViTConfig, variant_name
-from regvit_jax.data import Batches, Source, open_source
+from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
 from regvit_jax.model import DeiT3, init_params
 from regvit_jax.preprocess import STUDY_PREPROCESS, Preprocess
+from regvit_jax.source import Source
 
 _SLUG_LETTERS = 100
 

@@ -94,7 +94,7 @@ def our_input(files: list[Path], decoder: Literal["pillow", "opencv"]) -> Step:
     claim_cores(BATCH, model)
     import jax
 
-    from regvit_jax.data import FolderSource
+    from regvit_jax.image_folder import FolderSource
     from regvit_jax.preprocess import Preprocess
     from regvit_jax.train.augment import augment
     from regvit_jax.train.batches import TrainBatches

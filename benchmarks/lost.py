@@ -113,7 +113,8 @@ def our_photographs(files: list[Path]) -> Step:
     from regvit_jax.analysis.extract import Extractor
     from regvit_jax.analysis.lost_collector import LostCollector
     from regvit_jax.analysis.lost_rules import PRESETS, Setting
-    from regvit_jax.data import Batches, FolderSource
+    from regvit_jax.batches import Batches
+    from regvit_jax.image_folder import FolderSource
     from regvit_jax.preprocess import STUDY_PREPROCESS
 
     model, params = our_model()

@@ -41,7 +41,8 @@ def norms(num_images: int) -> Step:
     from regvit_jax import DeiT3
     from regvit_jax.analysis.extract import Extractor
     from regvit_jax.analysis.norms import token_norms
-    from regvit_jax.data import Batches, open_source
+    from regvit_jax.batches import Batches
+    from regvit_jax.data import open_source
     from regvit_jax.model import init_params
     from regvit_jax.preprocess import Preprocess
 

@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from regvit_jax.data import Sample
 from regvit_jax.errors import InputError
 from regvit_jax.images import read_image
+from regvit_jax.source import Sample
 
 SPLITS = {"train": 20_000, "val": 2_000}
 """Scenes in each split unless asked for otherwise."""

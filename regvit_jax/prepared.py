@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 from regvit_jax.errors import InputError
 from regvit_jax.folders import folder_names
-from regvit_jax.records import METADATA
+
+METADATA = "dataset_info.json"
+"""The file that makes a folder a prepared data set."""
 
 _NAME = re.compile(
     r"(?P<name>[A-Za-z]\w*)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?(@(?P<folder>.+))?"

@@ -13,13 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from regvit_jax.data import NO_BOXES, Encoded, Sample
 from regvit_jax.errors import InputError
 from regvit_jax.images import read_image
+from regvit_jax.prepared import METADATA
+from regvit_jax.source import NO_BOXES, Encoded, Sample
 from regvit_jax.splits import resolve_split
-
-METADATA = "dataset_info.json"
-"""The file that makes a folder a prepared data set."""
 
 _FILE_NAME_KEYS = ("file_name", "filename", "image/filename", "id", "image_id")
 _BOX_DECIMALS = 3  # of a pixel; boxes are stored in float32, relative to the image

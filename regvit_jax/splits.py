@@ -1,8 +1,10 @@
 """Which part of a data set do "train" and "val" stand for? Data sets have their own names."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from regvit_jax.errors import InputError
+from regvit_jax.folders import folder_names
 
 ALIASES = {
     "train": ("train", "training"),
@@ -28,6 +30,21 @@ def resolve_split(split: str, known: Sequence[str], where: str) -> str:
     parts = (part.strip().partition("[") for part in split.split("+"))
     own = (_own_name(name, known, where) + bracket + rest for name, bracket, rest in parts)
     return "+".join(dict.fromkeys(own))  # train+val of an undivided data set is all of it, once
+
+
+def split_folders(root: Path, wanted: str | None = None) -> tuple[str, ...]:
+    """The folders of a root that are one split each; none where it holds classes or images.
+
+    Args:
+      root: A folder; others may lie beside those of the splits if training's and validation's are
+        there, otherwise not.
+      wanted: A folder of this name is a split, whatever lies beside it.
+    """
+    folders = folder_names(root)
+    known = {name for names in ALIASES.values() for name in names} | {wanted}
+    found = tuple(name for name in folders if name in known)
+    are_both_there = all(set(names) & set(found) for names in ALIASES.values())
+    return found if wanted in found or are_both_there or len(found) == len(folders) else ()
 
 
 def _own_name(name: str, known: Sequence[str], where: str) -> str:

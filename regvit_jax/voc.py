@@ -16,9 +16,9 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 from jaxtyping import Bool, Float
 
-from regvit_jax.data import NO_BOXES, Encoded, Sample, read_encoded
 from regvit_jax.errors import InputError
 from regvit_jax.images import SUFFIXES, read_image
+from regvit_jax.source import NO_BOXES, Encoded, Sample, read_encoded
 
 IMAGES, ANNOTATIONS, LISTS = "JPEGImages", "Annotations", "ImageSets/Main"
 WHOLE = "trainval"

@@ -10,16 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from regvit_jax.data import (
-    EncodedSource,
-    RedrawnSource,
-    Source,
-    check_same_classes,
-    open_source,
-    process_slice,
-)
+from regvit_jax.batches import process_slice
+from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
 from regvit_jax.preprocess import Preprocess
+from regvit_jax.source import EncodedSource, RedrawnSource, Source, check_same_classes
 from regvit_jax.threads import run_ahead
 from regvit_jax.train.crops import Crop, cut, generator_of, random_resized_crop, simple_random_crop
 from regvit_jax.train.decoding import check_decoder, decode_crop

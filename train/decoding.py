@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from regvit_jax.data import Encoded
 from regvit_jax.errors import InputError
 from regvit_jax.images import read_image, read_size
+from regvit_jax.source import Encoded
 from regvit_jax.train.crops import Crop, cut, square
 
 Pixels = UInt8[np.ndarray, "h w 3"]

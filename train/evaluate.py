@@ -9,12 +9,14 @@ import jax
 import numpy as np
 
 from regvit_jax import checkpoint
+from regvit_jax.batches import Batches
 from regvit_jax.checkpoint import Params
-from regvit_jax.data import Batches, Source, open_source
+from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
 from regvit_jax.interrupt import StopRequest
 from regvit_jax.model import DeiT3
 from regvit_jax.preprocess import Preprocess
+from regvit_jax.source import Source
 from regvit_jax.train.hosts import total
 from regvit_jax.train.step import TrainBatch, make_rank_step
 

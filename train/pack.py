@@ -16,20 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from regvit_jax.batches import SKIP_ADVICE
 from regvit_jax.console import progress
-from regvit_jax.data import (
-    SKIP_ADVICE,
-    EncodedSource,
-    FolderSource,
-    Sample,
-    check_same_classes,
-    open_source,
-    split_folders,
-)
+from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
+from regvit_jax.image_folder import FolderSource
 from regvit_jax.prepared import prepared_in
 from regvit_jax.records import library
-from regvit_jax.splits import UNDIVIDED
+from regvit_jax.source import EncodedSource, Sample, check_same_classes
+from regvit_jax.splits import UNDIVIDED, split_folders
 from regvit_jax.threads import run_ahead
 from regvit_jax.voc import LISTS, voc_year
 

@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from regvit_jax.data import RedrawnSource, Source, open_source
+from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
 from regvit_jax.images import SUFFIXES
 from regvit_jax.preprocess import Preprocess
+from regvit_jax.source import RedrawnSource, Source
 from regvit_jax.train.augment import AugmentDraw, augment, draw_augment
 from regvit_jax.train.batches import choose_crop, read_crop
 from regvit_jax.train.colour import BLUR, BRIGHTNESS, CONTRAST, GREY, SATURATION, SOLARISE

@@ -20,7 +20,7 @@ from regvit_jax.analysis.options import (
 )
 from regvit_jax.analysis.report.contents import PNG
 from regvit_jax.analysis.spool import Spool
-from regvit_jax.data import Batch
+from regvit_jax.batches import Batch
 from regvit_jax.errors import InputError
 from tests.analysis.conftest import write_pictures
 

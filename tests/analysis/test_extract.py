@@ -8,7 +8,8 @@ from PIL import Image
 
 from regvit_jax import DeiT3, ViTConfig
 from regvit_jax.analysis.extract import extract
-from regvit_jax.data import Batches, open_source
+from regvit_jax.batches import Batches
+from regvit_jax.data import open_source
 from regvit_jax.model import init_params
 from regvit_jax.preprocess import Preprocess
 

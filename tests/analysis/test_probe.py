@@ -27,7 +27,7 @@ from regvit_jax.analysis.probe_tokens import (
     kind_names,
     probed_tokens,
 )
-from regvit_jax.data import Batch
+from regvit_jax.batches import Batch
 from regvit_jax.tokens import TokenLayout
 
 DIM, PLAN = 6, ProbePlan((0.01, 1.0), (3, 5), draws=3, without_outlier="skip", seed=0)

@@ -6,16 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regvit_jax.data import (
-    Batches,
-    FolderSource,
-    check_same_classes,
-    open_source,
-    process_slice,
-    split_folders,
-)
+from regvit_jax.batches import Batches, process_slice
+from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
+from regvit_jax.image_folder import FolderSource
 from regvit_jax.preprocess import Preprocess
+from regvit_jax.source import check_same_classes
+from regvit_jax.splits import split_folders
 
 SMALL = Preprocess(height=8, width=8, short_side=8)
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from regvit_jax import DeiT3, ViTConfig
 from regvit_jax.checkpoint import unflatten
-from regvit_jax.data import FolderSource
+from regvit_jax.image_folder import FolderSource
 from regvit_jax.preprocess import Preprocess
 
 TOKENS_BOUND = 5e-5  # measured: logits 5e-6, tokens after block 12 1.4e-5 of their deviation

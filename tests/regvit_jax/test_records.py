@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regvit_jax.data import Batches, EncodedSource, open_source
+from regvit_jax.batches import Batches
+from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.records import RecordSource
+from regvit_jax.source import EncodedSource
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="the extra tfds is not installed")
 pytest.importorskip("array_record", reason="the extra tfds is not installed")

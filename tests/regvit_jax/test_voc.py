@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regvit_jax.data import EncodedSource, Source, open_source
+from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
+from regvit_jax.source import EncodedSource, Source
 from regvit_jax.voc import VocSource, read_annotation, voc_year
 
 OBJECT = """<object><name>{name}</name><truncated>{truncated}</truncated>

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regvit_jax.data import FolderSource
 from regvit_jax.digits import DigitsSource
 from regvit_jax.errors import InputError
+from regvit_jax.image_folder import FolderSource
 from regvit_jax.train.batches import TrainBatches, open_splits, pair_order, plan_batch
 from regvit_jax.train.recipe import DataConfig
 

@@ -13,8 +13,8 @@ import pytest
 import skimage.data
 from PIL import Image, ImageFilter
 
-from regvit_jax.data import Encoded
 from regvit_jax.errors import InputError
+from regvit_jax.source import Encoded
 from regvit_jax.train import decoding
 from regvit_jax.train.crops import Crop, cut
 from regvit_jax.train.decoding import check_decoder, decode_crop

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 import regvit_jax.train.cli
-from regvit_jax.data import Batches, open_source
+from regvit_jax.batches import Batches
+from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.train.pack import PackOptions, pack

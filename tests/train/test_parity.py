@@ -17,7 +17,7 @@ from regvit_jax import checkpoint
 from regvit_jax.checkpoint import CheckpointInfo, flatten, unflatten
 from regvit_jax.convert.exporting import export_checkpoint
 from regvit_jax.convert.importing import import_checkpoint
-from regvit_jax.data import FolderSource
+from regvit_jax.image_folder import FolderSource
 from regvit_jax.model import DeiT3, init_params
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.train.evaluate import evaluate, wilson

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regvit_jax.data import FolderSource
 from regvit_jax.errors import InputError
+from regvit_jax.image_folder import FolderSource
 from regvit_jax.train.augment import augment
 from regvit_jax.train.batches import read_crop
 from regvit_jax.train.crops import generator_of
