@@ -134,9 +134,13 @@ class Inspect:
 
 def main() -> None:
     """Runs `regvit-convert`."""
+    console.run(_main)
+
+
+def _main() -> None:
     command = tyro.extras.subcommand_cli_from_dict(
         {"import": Import, "export": Export, "inspect": Inspect, "verify": Verify},
         prog="regvit-convert",
         description="Convert checkpoints between PyTorch and regvit_jax.",
     )
-    console.run(command)
+    command()

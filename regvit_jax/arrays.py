@@ -5,14 +5,20 @@ A folder holds `params/`, an Orbax tree of host arrays (which opens on any numbe
 """
 
 import contextlib
+import errno
 import json
 import logging
+import os
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from regvit_jax.errors import InputError
+from regvit_jax.strict_json import read_json
 
 ARRAYS_FOLDER, CHECKSUMS_FILE = "params", "checksums.json"
 
@@ -21,13 +27,25 @@ Described = dict[str, tuple[tuple[int, ...], str]]
 """Shape and type of each array."""
 
 
+SETTLED_SECONDS, PATIENCE_SECONDS = 0.3, 10.0
+"""How long files must not change to count as written, and how long this is waited for."""
+
+
 class DamagedArraysError(Exception):
-    """Files are missing, cut short or not as they were written."""
+    """Files are missing, cut short or not as they were written: the checksums tell.
+
+    Never raised for what may be the system's fault: an error while reading, a missing right, a
+    full disk are `OSError`s, and the same files may be whole when they are read again.
+    """
 
 
 def write_arrays(folder: Path, arrays: Arrays) -> None:
-    """Writes arrays under their "/"-joined names into an existing folder."""
-    with _writer() as checkpointer:
+    """Writes arrays under their "/"-joined names into an existing folder.
+
+    Raises:
+      OSError: If they cannot be written. Nobody writes into the folder any more then.
+    """
+    with _errors_of_the_system(folder), _writer() as checkpointer:
         checkpointer.save(folder.resolve() / ARRAYS_FOLDER, unflatten(arrays))
     checksums = json.dumps(_checksums(folder / ARRAYS_FOLDER), indent=2)
     (folder / CHECKSUMS_FILE).write_text(checksums + "\n")
@@ -38,11 +56,13 @@ def describe_arrays(folder: Path) -> Described:
 
     Raises:
       DamagedArraysError: If the folder's files are not as they were written.
+      InputError: If they are, but are no such arrays.
+      OSError: If they cannot be read.
     """
     import orbax.checkpoint as ocp
 
-    with _damage_is_named(), ocp.StandardCheckpointer(**_alone()) as checkpointer:
-        _check_files(folder)
+    _check_files(folder)
+    with _misfits_are_named(folder), ocp.StandardCheckpointer(**_alone()) as checkpointer:
         metadata = checkpointer.metadata(folder.resolve() / ARRAYS_FOLDER)
         found = flatten(dict(metadata.item_metadata.tree))
         return {name: (tuple(x.shape), str(np.dtype(x.dtype))) for name, x in found.items()}
@@ -56,12 +76,13 @@ def read_arrays(folder: Path, described: Described) -> dict[str, np.ndarray]:
       described: As `describe_arrays` says.
 
     Raises:
-      DamagedArraysError: If they cannot be read.
+      InputError: If they are no such arrays.
+      OSError: If they cannot be read.
     """
     import orbax.checkpoint as ocp
 
     template = {name: np.zeros(shape, kind) for name, (shape, kind) in described.items()}
-    with _damage_is_named(), ocp.StandardCheckpointer(**_alone()) as checkpointer:
+    with _misfits_are_named(folder), ocp.StandardCheckpointer(**_alone()) as checkpointer:
         tree = checkpointer.restore(folder.resolve() / ARRAYS_FOLDER, unflatten(template))
         return flatten(tree)
 
@@ -99,7 +120,11 @@ def _check_files(folder: Path) -> None:
     path = folder / CHECKSUMS_FILE
     if not path.exists():
         return
-    written, found = json.loads(path.read_text()), _checksums(folder / ARRAYS_FOLDER)
+    try:
+        written = read_json(path)
+    except InputError as error:
+        raise DamagedArraysError(str(error)) from error
+    found = _checksums(folder / ARRAYS_FOLDER)
     if damaged := sorted(name for name, crc in written.items() if found.get(name) != crc):
         raise DamagedArraysError(
             f"{len(damaged)} of {len(written)} files are not as they were written "
@@ -108,12 +133,79 @@ def _check_files(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _damage_is_named() -> Iterator[None]:
+def _misfits_are_named(folder: Path) -> Iterator[None]:
+    """Files whose checksums are right, and which Orbax cannot read all the same."""
+    try:
+        with _errors_of_the_system(folder):
+            yield
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{folder / ARRAYS_FOLDER} holds no arrays that this version reads "
+            f"({type(error).__name__}: {_first_line(error)}). Was it written by another program, "
+            "or copied in part?"
+        ) from error
+
+
+@contextlib.contextmanager
+def _errors_of_the_system(folder: Path) -> Iterator[None]:
+    """Errors of TensorStore, which have types of their own, as Python's; its writers have ended."""
     try:
         yield
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        words = str(error).splitlines()[0][:200] if str(error) else ""
-        raise DamagedArraysError(f"{type(error).__name__}: {words}") from error
+    except Exception as error:
+        _wait_for_writers(folder)
+        number = _system_error(error)
+        if number is None or isinstance(error, OSError):
+            raise
+        raise OSError(number, f"{os.strerror(number)} ({_first_line(error)})", folder) from error
+
+
+_SYSTEM_WORDS = {
+    errno.ENOSPC: ("No space left", "ENOSPC"),
+    errno.EDQUOT: ("quota exceeded", "EDQUOT"),
+    errno.EFBIG: ("File too large", "EFBIG"),
+    errno.EACCES: ("Permission denied", "PERMISSION_DENIED"),
+    errno.EROFS: ("Read-only file system",),
+    errno.EIO: ("Input/output error",),
+    errno.EMFILE: ("Too many open files",),
+}
+"""How TensorStore and Orbax write what the system said."""
+
+
+def _system_error(error: BaseException) -> int | None:
+    """The system's number of an error that only its text tells."""
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen)
+        for number, words in _SYSTEM_WORDS.items():
+            if any(word in text for word in words):
+                return number
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _wait_for_writers(folder: Path) -> None:
+    """Returns when no file in a folder changes any more: writers outlive the call that failed."""
+    end, before, since = time.monotonic() + PATIENCE_SECONDS, None, time.monotonic()
+    while time.monotonic() < end:
+        now = _sizes(folder)
+        if now != before:
+            before, since = now, time.monotonic()
+        elif time.monotonic() - since >= SETTLED_SECONDS:
+            return
+        time.sleep(SETTLED_SECONDS / 6)
+
+
+def _sizes(folder: Path) -> list[tuple[str, int]]:
+    found = []
+    for path in sorted(folder.rglob("*")):
+        with contextlib.suppress(OSError):
+            found.append((str(path), path.lstat().st_size))
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 @contextlib.contextmanager

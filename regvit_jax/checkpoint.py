@@ -7,9 +7,7 @@ guarded by `checksums.json` (`regvit_jax.arrays`).
 import dataclasses
 import importlib.metadata
 import json
-import os
 import shlex
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +25,8 @@ from regvit_jax.arrays import (
 from regvit_jax.config import ViTConfig
 from regvit_jax.errors import InputError
 from regvit_jax.preprocess import Preprocess
+from regvit_jax.strict_json import build, convert, expect, read_json
+from regvit_jax.whole import appearing, remove_leftovers
 
 if TYPE_CHECKING:
     from regvit_jax.model import DeiT3
@@ -63,22 +63,18 @@ def save(
     Raises:
       InputError: If the directory exists and `overwrite` is not set, or the parameters do not fit
         the configuration.
+      OSError: If it cannot be written; nothing of it stays then.
     """
     directory = Path(directory).resolve()
     if directory.exists() and not overwrite:
         raise InputError(f"{directory} exists already. Choose another name, or remove it first.")
     host_params = {name: np.asarray(value) for name, value in flatten(params).items()}
     _check(directory, info.model, {k: (v.shape, str(v.dtype)) for k, v in host_params.items()})
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    remove_leftovers(directory.parent)
+    with appearing(directory, replace=overwrite) as partial:
         partial.mkdir()
         write_arrays(partial, host_params)
         (partial / CONFIG_FILE).write_text(json.dumps(_to_json(info), indent=2) + "\n")
-        _move(partial, directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load(directory: str | Path, dtype: Any = np.float32) -> "tuple[DeiT3, Params]":
@@ -115,25 +111,26 @@ def read_info(directory: str | Path) -> CheckpointInfo:
     Raises:
       InputError: If it is no checkpoint directory of this version.
     """
-    directory = resolve(directory)
-    path = directory / CONFIG_FILE
-    try:
-        values = json.loads(path.read_text())
-        if values["format"] != FORMAT:
-            raise InputError(
-                f"{path} has format {values['format']!r}, this version reads {FORMAT}."
-            )
-        return CheckpointInfo(
-            model=ViTConfig.from_json(values["model"]),
-            source=values["source"],
-            class_names=tuple(values["class_names"]),
-            preprocess=Preprocess.from_json(values["preprocess"]),
-            metrics=values["metrics"],
-        )
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+    path = resolve(directory) / CONFIG_FILE
+    values, label = read_json(path), str(path)
+    if values.get("format") != FORMAT:
         raise InputError(
-            f"{path} is not a checkpoint's configuration ({type(error).__name__}: {error})."
-        ) from error
+            f"{path} has format {values.get('format')!r:.40}; this version reads {FORMAT}. "
+            "Expected the configuration of a checkpoint that regvit_jax wrote."
+        )
+    fields = ("model", "source", "class_names", "preprocess", "metrics")
+    if missing := [name for name in fields if name not in values]:
+        raise InputError(f"{path} is not a checkpoint's configuration: it lacks {missing}.")
+    parts = {name: f"{label}: {name}" for name in fields}
+    return CheckpointInfo(
+        model=build(ViTConfig, expect(values["model"], dict, parts["model"]), parts["model"]),
+        source=expect(values["source"], dict, parts["source"]),
+        class_names=convert(values["class_names"], tuple[str, ...], parts["class_names"]),
+        preprocess=build(
+            Preprocess, expect(values["preprocess"], dict, parts["preprocess"]), parts["preprocess"]
+        ),
+        metrics=expect(values["metrics"], dict, parts["metrics"]),
+    )
 
 
 def resolve(directory: str | Path) -> Path:
@@ -211,15 +208,6 @@ def _check(
         raise InputError(
             f"The weights of {directory} do not fit its configuration:\n  " + "\n  ".join(problems)
         )
-
-
-def _move(partial: Path, directory: Path) -> None:
-    """Puts a finished directory in its place; a checkpoint that was there is kept until then."""
-    previous = directory.with_name(f".{directory.name}.previous-{os.getpid()}")
-    if directory.exists():
-        directory.rename(previous)
-    partial.rename(directory)
-    shutil.rmtree(previous, ignore_errors=True)
 
 
 def _to_json(info: CheckpointInfo) -> dict[str, Any]:

@@ -1,12 +1,27 @@
 """What does a model look like? Its configuration, and the published sizes."""
 
 import dataclasses
+import math
+import numbers
 from typing import Any, Literal
 
 from regvit_jax.errors import InputError
+from regvit_jax.strict_json import build
 
 PosResampling = Literal["antialias", "plain", "offset"]
 MlpKind = Literal["gelu", "gelu_tanh", "swiglu"]
+
+
+_RANGES: dict[str, tuple[int, int]] = {
+    "embed_dim": (1, 2**16),
+    "depth": (1, 1024),
+    "num_heads": (1, 2**12),
+    "patch_size": (1, 2**12),
+    "image_size": (1, 2**15),
+    "num_registers": (0, 2**12),
+    "num_classes": (0, 2**24),
+}
+"""Far beyond every published model; a number outside is a fault of a file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +60,22 @@ class ViTConfig:
     """How `pos_embed` is resampled to another grid (`regvit_jax.positions`)."""
 
     def __post_init__(self) -> None:
-        for name in ("embed_dim", "depth", "num_heads", "patch_size", "image_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("num_registers", "num_classes"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} must be 0 or more, got {getattr(self, name)}.")
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+                raise InputError(f"{name} must be a whole number, got {value!r:.60}.")
+            if value < least:
+                bound = f"at least {least}" if least else "0 or more"
+                raise InputError(f"{name} must be {bound}, got {value}.")
+            if value > most:
+                raise InputError(f"{name} must be at most {most}, got {value}.")
+        for name, most in (("mlp_ratio", 64.0), ("layer_norm_epsilon", 1.0)):
+            value = getattr(self, name)
+            if not (isinstance(value, numbers.Real) and 0 < value <= most):
+                raise InputError(f"{name} must be above 0 and at most {most:g}, got {value!r:.60}.")
+        for name in ("layer_scale_init", "register_init_std"):
+            if not math.isfinite(getattr(self, name)):
+                raise InputError(f"{name} must be finite, got {getattr(self, name)}.")
         if self.embed_dim % self.num_heads:
             raise InputError(
                 f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}."
@@ -78,18 +103,12 @@ class ViTConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ViTConfig":
-        """The configuration that `dataclasses.asdict` wrote; unknown names are refused.
+        """The configuration that `dataclasses.asdict` wrote.
 
         Raises:
-          InputError: If a name is not a field of this version.
+          InputError: If a name is not a field of this version, or a value of another type.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(values.keys() - known):
-            raise InputError(
-                f"The model configuration has unknown fields {unknown}; known are {sorted(known)}. "
-                "It was probably written by another version of regvit_jax."
-            )
-        return cls(**values)
+        return build(cls, values, "The model configuration")
 
 
 VARIANTS: dict[str, ViTConfig] = {

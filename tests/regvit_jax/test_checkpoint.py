@@ -107,10 +107,14 @@ def test_a_configuration_of_another_model_is_refused(checkpoint):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not a checkpoint's configuration"),
-        ("[]", "not a checkpoint's configuration"),
-        ("{}", "not a checkpoint's configuration"),
-        ('{"format": 7}', "format 7, this version reads 1"),
+        ("{", "config.json is not JSON"),
+        ("[]", "config.json is a list of 0, expected an object"),
+        ("{}", "has format None; this version reads 1"),
+        ('{"format": 7}', "has format 7; this version reads 1"),
+        ('{"format": 1}', "lacks .*'model', 'source'"),
+        ('{"format": 1, "format": 1}', "the name 'format' is given twice"),
+        ('{"format": ' + "9" * 5000 + "}", "config.json is not JSON"),
+        ("[" * 100_000, "config.json is not JSON"),
     ],
 )
 def test_a_damaged_configuration_is_named(checkpoint, content, message):
@@ -119,12 +123,35 @@ def test_a_damaged_configuration_is_named(checkpoint, content, message):
         load(checkpoint)
 
 
-def test_an_unknown_model_field_is_refused_and_not_ignored(checkpoint):
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("model", "num_regs"), 4, "unknown fields 'num_regs'"),
+        (("model", "depth"), "12", "depth is '12', expected a whole number"),
+        (("model", "depth"), True, "depth is True, expected a whole number"),
+        (("model", "depth"), 10**9, "depth must be at most 1024"),
+        (("model", "embed_dim"), 10**30, "embed_dim must be at most"),
+        (("model", "mlp"), "relu", "mlp is 'relu', expected one of 'gelu'"),
+        (("model", "mlp_ratio"), float("nan"), "mlp_ratio is nan, expected a finite number"),
+        (("model",), [1], "model is a list of 1, expected an object"),
+        (("source",), None, "source is null, expected an object"),
+        (("class_names",), "cat", "class_names is 'cat', expected a list"),
+        (("class_names",), ["cat", 3], r"class_names\[1\] is 3, expected a text"),
+        (("preprocess", "mean"), [0.5], "mean has 1 values, expected 3"),
+        (("preprocess", "std"), [1, 1, "x"], r"std\[2\] is 'x', expected a number"),
+        (("preprocess", "resize"), "fill", "resize is 'fill', expected one of 'crop'"),
+        (("metrics",), 0.5, "metrics is 0.5, expected an object"),
+    ],
+)
+def test_a_value_of_another_kind_is_named_with_its_field(checkpoint, place, value, message):
     path = checkpoint / "config.json"
     values = json.loads(path.read_text())
-    values["model"]["num_regs"] = 4
+    inner = values
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
     path.write_text(json.dumps(values))
-    with pytest.raises(InputError, match=r"unknown fields \['num_regs'\]"):
+    with pytest.raises(InputError, match=message):
         load(checkpoint)
 
 
@@ -180,3 +207,46 @@ def test_a_failed_save_leaves_the_earlier_checkpoint_whole(checkpoint, params, m
     after = flatten(load(checkpoint)[1])
     assert all(np.array_equal(before[name], after[name]) for name in before)
     assert [path.name for path in checkpoint.parent.iterdir()] == ["model"]
+
+
+def test_a_missing_right_is_no_damage(checkpoint, monkeypatch):
+    """An error of the system is raised as it is: the same files may be whole."""
+    from pathlib import Path
+
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(PermissionError):
+        load(checkpoint)
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path):
+    """On a file system of 600 kB, in a process of its own."""
+    import subprocess
+    import sys
+
+    room = tmp_path / "room"
+    room.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(room)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a small file system")
+    program = (
+        "import sys, jax\n"
+        "from regvit_jax import save, DeiT3, ViTConfig\n"
+        "from regvit_jax.checkpoint import CheckpointInfo\n"
+        "from regvit_jax.console import run\n"
+        "from regvit_jax.model import init_params\n"
+        "config = ViTConfig(embed_dim=96, depth=4, num_heads=3, num_classes=5)\n"
+        "params = init_params(DeiT3(config), jax.random.key(0))\n"
+        "run(lambda: save(sys.argv[1] + '/c', params, CheckpointInfo(config)))\n"
+    )
+    try:
+        command = [sys.executable, "-c", program, str(room)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        assert "No space left on device" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert list(room.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(room)], check=True)
