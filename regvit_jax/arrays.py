@@ -250,5 +250,8 @@ def _alone() -> dict[str, Any]:
 
 
 def _says_something(record: logging.LogRecord) -> bool:
-    """False for Orbax's warning that files of its other form are not there to be merged."""
-    return "Skipping merge of OCDBT" not in str(record.msg)
+    """False for a warning that files of Orbax's other form are not there, and for raised errors.
+
+    Orbax logs the traceback of what a writing thread raised; the same is raised here.
+    """
+    return "Skipping merge of OCDBT" not in str(record.msg) and record.levelno < logging.ERROR
