@@ -40,10 +40,8 @@ def facts(content: Mapping[Any, Any], label: str) -> Facts:
     """
     found: Facts = {}
     saved = plain(content)
-    arguments: dict[str, Any] = next(
-        (saved[n] for n in _ARGUMENTS if isinstance(saved.get(n), dict)), {}
-    )
-    if arguments:
+    arguments = saved.get("args")
+    if isinstance(arguments, dict):
         said = Statement(arguments, label, "training arguments")
         found |= pixel_facts(said) | architecture_facts(said, "model", "arch")
         if "image_size" not in found and isinstance(arguments.get("input_size"), int):

@@ -60,7 +60,7 @@ class Import:
             **dataclasses.asdict(self.choices),
         )
         sys.stdout.write(f"Wrote {self.dst}: {describe_model(imported.config)}; ")
-        sys.stdout.write(f"from {imported.dialect.title}.{tell_import(imported)}\n")
+        sys.stdout.write(f"from {imported.dialect.title}.{tell_import(imported, self.src)}\n")
 
 
 @dataclasses.dataclass(frozen=True)

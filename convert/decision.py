@@ -79,7 +79,7 @@ def decide(weights: Weights, label: str, family: str | None, choices: Choices) -
     """
     plain = recognise(weights.tensors, family)
     plain.check(label, heads=False)
-    known, assumed = _network(weights, plain, choices, label)
+    known, heads, assumed = _network(weights, plain, choices, label)
     match = recognise(weights.tensors, plain.family, known)
     match.check(label)
     _check_sizes(weights.facts, match, choices, label)
@@ -88,7 +88,7 @@ def decide(weights: Weights, label: str, family: str | None, choices: Choices) -
     names = weights.facts.get("class_names") if has_head else None
     if match.family in ("timm", "deit1") and has_head and "pooling" not in weights.facts:
         text = "a head that reads CLS"
-        more.append(Assumed("input of the head", "CLS", "", text, _USUAL))
+        assumed.append(Assumed("input of the head", "CLS", "", text, _USUAL))
     left_out = []
     if has_head and (hint := weights.facts.get("class_names_of_training")):
         if len(hint.value) == match.config.num_classes:
@@ -97,7 +97,7 @@ def decide(weights: Weights, label: str, family: str | None, choices: Choices) -
             left_out = [f"{hint.where} ({len(hint.value)} names for other outputs)"]
     used = {name: fact.where for name, fact in weights.facts.items()}
     class_names = names.value if names else ()
-    return Decision(match, preprocess, class_names, assumed + more, used, left_out)
+    return Decision(match, preprocess, class_names, heads + more + assumed, used, left_out)
 
 
 def tell(assumed: list[Assumed]) -> str:
@@ -114,16 +114,18 @@ def tell(assumed: list[Assumed]) -> str:
 
 def _network(
     weights: Weights, match: Match, choices: Choices, label: str
-) -> tuple[dict[str, Any], list[Assumed]]:
-    """Fields of the configuration that no tensor tells, and those of them that are assumed."""
-    known, assumed = dict(weights.known), []
+) -> tuple[dict[str, Any], list[Assumed], list[Assumed]]:
+    """Fields that no tensor tells; of these, the heads if they are assumed, and what else is."""
+    known = dict(weights.known)
+    told: list[Assumed] = []
+    assumed: list[Assumed] = []
     why = _PUBLISHED.get(match.family, _USUAL)
     heads, guess = _heads(weights, match, choices, label)
     if heads:
         known["num_heads"] = heads
     if guess:
         text = f"{heads} heads"
-        assumed.append(Assumed("attention heads", heads, "--num-heads", text, guess))
+        told.append(Assumed("attention heads", heads, "--num-heads", text, guess))
     if choices.activation:
         known["mlp"] = choices.activation
     elif "mlp" not in known and match.config.mlp != "swiglu":
@@ -136,7 +138,7 @@ def _network(
         epsilon = match.config.layer_norm_epsilon
         text = f"LayerNorm epsilon {epsilon:g}".replace("e-0", "e-")
         assumed.append(Assumed("LayerNorm epsilon", epsilon, "--epsilon", text, why))
-    return known, assumed
+    return known, told, assumed
 
 
 def _heads(weights: Weights, match: Match, choices: Choices, label: str) -> tuple[int, str]:
@@ -153,8 +155,8 @@ def _heads(weights: Weights, match: Match, choices: Choices, label: str) -> tupl
         return fact.value, ""
     if match.dialect.layout == "flax":
         return match.config.num_heads, ""
-    if (fact := facts.get("architecture_heads")) and fact.value[0] == width:
-        return fact.value[1], ""
+    if (fact := facts.get("architecture_heads")) and width in fact.value:
+        return fact.value[width], ""
     if "model_type" in weights.about and width % 12 == 0:
         return 12, "the default of transformers"
     if width == 384 and "base_encoder." in f".{weights.prefix}":
@@ -179,6 +181,7 @@ def _check_sizes(facts: Facts, match: Match, choices: Choices, label: str) -> No
             raise InputError(
                 f"{fact.where} says {_SIZES[name]} {fact.value}, but the tensors of {label} have "
                 f"{_SIZES[name]} {value}. They are of different models, or the file was edited."
+                + (" Say otherwise with --image-size." if name == "image_size" else "")
             )
     if (fact := facts.get("class_names")) and 0 < config.num_classes != len(fact.value):
         raise InputError(
@@ -286,7 +289,7 @@ def _size(facts: Facts, match: Match, choices: Choices) -> tuple[dict[str, Any],
         return fields | {"short_side": _short(side, crop)}, False
     if match.family == "hf-vit":
         return fields | {"resize": "squash"}, True
-    return fields | {"short_side": round(side / dialect.crop_fraction)}, True
+    return fields | {"short_side": _short(side, dialect.crop_fraction)}, True
 
 
 def _short(side: int, crop: float | None) -> int:

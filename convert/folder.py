@@ -108,8 +108,14 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not listed:
         raise InputError(f"{label} is empty, expected the file of every tensor.")
     for name, place in listed.items():
-        if strict_json.expect(place, str, label) != Path(place).name:
-            raise InputError(f"{label} places {name} in {place!r}, which is no file of the folder.")
+        if (
+            strict_json.expect(place, str, label) != Path(place).name
+            or "\0" in place
+            or not 0 < len(place) < 256
+        ):
+            raise InputError(
+                f"{label} places {name[:80]} in {place[:80]!r}, which is no file of the folder."
+            )
     return listed
 
 

@@ -54,7 +54,7 @@ def num_parameters(config: ViTConfig) -> int:
     return sum(map(math.prod, our_shapes(config).values()))
 
 
-def tell_import(imported: Imported) -> str:
+def tell_import(imported: Imported, source: Path) -> str:
     """What else a person should know of an import: one sentence for each kind of thing."""
     decision, weights = imported.decision, imported.weights
     parts = []
@@ -70,6 +70,11 @@ def tell_import(imported: Imported) -> str:
         parts.append(f"\n{_tell_said(decision.said)}")
     if line := tell(decision.assumed):
         parts.append(f"\n{line}")
+    if source.is_file() and (source.parent / "config.json").is_file():
+        parts.append(
+            f"\nThe config.json beside {source.name} was not read. If it belongs to these weights, "
+            f"import the folder {source.parent}."
+        )
     return "".join(parts)
 
 

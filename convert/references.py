@@ -273,10 +273,12 @@ def _hugging_face_reference(
 
 def _hugging_face_config(transformers: Any, source: Path, family: str, config: ViTConfig) -> Any:
     """The folder's own configuration, else one of what the file was understood as."""
+    from huggingface_hub.errors import StrictDataclassError
+
     if source.is_dir() and (source / "config.json").exists():
         try:
             return transformers.AutoConfig.from_pretrained(source, local_files_only=True)
-        except (ValueError, OSError, KeyError, TypeError) as error:
+        except (ValueError, OSError, KeyError, TypeError, StrictDataclassError) as error:
             line = (str(error).splitlines() or [""])[0]
             raise InputError(f"transformers reads no configuration in {source}: {line}") from error
     sizes = {

@@ -11,17 +11,17 @@ from regvit_jax import strict_json
 from regvit_jax.convert.facts import Facts, Statement
 from regvit_jax.errors import InputError
 
-_HEADS = {
-    "tiny": (192, 3),
-    "small": (384, 6),
-    "medium": (512, 8),
-    "base": (768, 12),
-    "large": (1024, 16),
-    "huge": (1280, 16),
-    "giant": (1536, 24),
-    "giant2": (1536, 24),
+_HEADS: dict[str, dict[int, int]] = {
+    "tiny": {192: 3},
+    "small": {384: 6, 768: 8},  # the wide one is that of timm before 0.4
+    "medium": {512: 8},
+    "base": {768: 12},
+    "large": {1024: 16},
+    "huge": {1280: 16},
+    "giant": {1536: 24},
+    "giant2": {1536: 24},
 }
-"""Width and heads that timm and DeiT give to the sizes in an architecture's name."""
+"""Heads by width that timm and DeiT give to the sizes in an architecture's name."""
 
 _ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh"}
 

@@ -76,10 +76,9 @@ def _hugging_face(source: Path) -> Preparation:
         processor = AutoImageProcessor.from_pretrained(
             source, backend="pil", local_files_only=True, trust_remote_code=False
         )
-    except (ValueError, OSError, KeyError) as error:
-        raise InputError(
-            f"transformers builds no image processor from {source}: {str(error).splitlines()[0]}"
-        ) from error
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise InputError(f"transformers builds no image processor from {source}: {line}") from error
 
     def prepare(image: Image.Image) -> Float[np.ndarray, "h w 3"]:
         found = processor(image, return_tensors="np")["pixel_values"][0]

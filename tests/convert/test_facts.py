@@ -1,5 +1,6 @@
 """What a checkpoint's files say is used, what contradicts is refused, the rest assumed aloud."""
 
+import argparse
 import json
 import shutil
 
@@ -111,8 +112,41 @@ def test_what_no_file_says_is_told_kept_and_repeated(torch, tiny_vit, tmp_path, 
         0
     ].items()
     printed = convert("verify", tmp_path / "out", "--against", tmp_path / "file.pth")
-    assert "Equal, given what was assumed: 3 heads, exact GELU" in printed
+    assert "Equal, given what was assumed: 3 heads, ImageNet mean" in printed
     assert "3 heads" in convert("inspect", tmp_path / "out")
+
+
+def test_training_arguments_are_read(torch, tiny_vit, tmp_path, refused):
+    arguments = {"model": "deit_small_patch16_LS", "input_size": 32, "eval_crop_ratio": 0.5}
+    arguments |= {"mean": [0.5, 0.5, 0.5], "std": [0.25], "interpolation": None}
+    state = tiny_vit(0, embed_dim=384, num_heads=6).state_dict()
+    path = tmp_path / "file.pth"
+    torch.save({"model": state, "args": argparse.Namespace(**arguments)}, path)
+    import_checkpoint(path, tmp_path / "out")
+    info = read_info(tmp_path / "out")
+    assert (info.preprocess.height, info.preprocess.short_side) == (32, 64)
+    assert (info.preprocess.mean, info.preprocess.std) == ((0.5,) * 3, (0.25,) * 3)
+    told = {item["what"] for item in info.source["assumed"]}
+    assert not told & {"attention heads", "mean and std", "crop"}
+    for name, value, message in (("input_size", 64, "64, but the"), ("std", [0.0], "std is 0")):
+        changed = argparse.Namespace(**arguments | {name: value})
+        torch.save({"model": state, "args": changed}, path)
+        assert message in refused("import", path, tmp_path / "other")
+
+
+def test_a_model_that_timm_builds_by_name_needs_no_assumption(torch, timm, tmp_path, convert):
+    safetensors = pytest.importorskip("safetensors.torch")
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=3)
+    safetensors.save_file(model.state_dict(), folder / "model.safetensors")
+    config = {"architecture": "vit_tiny_patch16_224", "model_args": {"img_size": 32}}
+    config |= {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "crop 32 of" in convert("import", folder, tmp_path / "out")
+    printed = convert("verify", tmp_path / "out", "--against", folder)
+    assert "timm's vit_tiny_patch16_224 after timm's own transform" in printed
+    assert "\nEqual.\n" in printed
 
 
 def test_moco_has_twelve_heads(torch, tiny_vit, tmp_path):
