@@ -1,5 +1,6 @@
 """Does a run that was interrupted end exactly as one that was not?"""
 
+import errno
 import json
 import os
 import shutil
@@ -256,3 +257,62 @@ def test_a_checkpoint_of_another_model_is_refused(
     with pytest.raises(InputError, match=message):
         run_training(change(recipe, **{"init": str(finished[0]), **changes}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_decides_nothing_may_change_and_is_recorded(finished, recipe, change, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()  # killed right before its last write
+    outcome = run_training(change(recipe, save_steps=3, skip_unreadable=True), tmp_path / "run")
+    assert outcome.result == finished[1].result
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    (adjusted,) = [line["adjusted"] for line in lines if "adjusted" in line]
+    assert "save_steps: 4 before, 3 now" in adjusted
+    assert_same_run(tmp_path / "run", finished[0])
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_a_file_system_without_locks_costs_a_warning(recipe, tmp_path, monkeypatch, caplog, code):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    RunDirectory.claim(tmp_path / "run", recipe).close()
+    assert "has no locks" in caplog.text
+
+
+def test_what_killed_processes_were_writing_is_removed(recipe, tmp_path):
+    RunDirectory.claim(tmp_path / "run", recipe).close()
+    for name in (".model.partial-elsewhere-1", "steps/.4.partial-elsewhere-1"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+    RunDirectory.claim(tmp_path / "run", recipe).close()
+    assert not list((tmp_path / "run").rglob("*partial*"))
+
+
+def test_a_folder_that_is_moved_while_a_run_trains_is_told(recipe, tmp_path):
+    run = RunDirectory.claim(tmp_path / "run", recipe)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=r"was moved \(to .*moved\)"):
+        run.log({"step": 1})
+    run.close()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [b"[]", b"\xff", b'{"top1": 3}', b'{"a":' * 5000, b"1" * 5000])
+def test_a_damaged_result_is_told(finished, tmp_path, content):
+    (tmp_path / "result.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"result\.json"):
+        RunDirectory(tmp_path).result()
+
+
+def test_a_damaged_image_is_met_after_the_steps_before_are_saved(
+    recipe, change, class_folders, tmp_path
+):
+    image = class_folders / "val" / "cat" / "0.png"
+    image.write_bytes(image.read_bytes()[:200])
+    recipe = change(recipe, data=str(class_folders), epochs=2.0, save_steps=100)
+    with pytest.raises(InputError, match=r"skip-unreadable\. The 2 steps so far are saved"):
+        run_training(recipe, tmp_path / "run")
+    assert checkpoint.read_info(tmp_path / "run" / "model").metrics == {"step": 2}
+    outcome = run_training(change(recipe, skip_unreadable=True), tmp_path / "run")
+    assert outcome.result["unreadable_images"] == 1
+    assert outcome.result["top1"]["n"] == 7
