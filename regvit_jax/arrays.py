@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,7 @@ def write_arrays(folder: Path, arrays: Arrays) -> None:
     Raises:
       OSError: If they cannot be written. Nobody writes into the folder any more then.
     """
+    _check_room(folder, sum(np.asarray(array).nbytes for array in arrays.values()))
     with _errors_of_the_system(folder), _writer() as checkpointer:
         checkpointer.save(folder.resolve() / ARRAYS_FOLDER, unflatten(arrays))
     checksums = json.dumps(_checksums(folder / ARRAYS_FOLDER), indent=2)
@@ -181,6 +183,14 @@ def _system_error(error: BaseException) -> int | None:
                 return number
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def _check_room(folder: Path, num_bytes: int) -> None:
+    """Raises before anything is written that cannot all be: no writer then has to be stopped."""
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        words = f"{os.strerror(errno.ENOSPC)}: {num_bytes} bytes are needed, {free} are free"
+        raise OSError(errno.ENOSPC, words, folder)
 
 
 def _wait_for_writers(folder: Path) -> None:

@@ -64,15 +64,18 @@ class ViTConfig:
             value = getattr(self, name)
             if not isinstance(value, numbers.Integral) or isinstance(value, bool):
                 raise InputError(f"{name} must be a whole number, got {value!r:.60}.")
+            value = int(value)
             if value < least:
                 bound = f"at least {least}" if least else "0 or more"
                 raise InputError(f"{name} must be {bound}, got {value}.")
             if value > most:
                 raise InputError(f"{name} must be at most {most}, got {value}.")
-        for name, most in (("mlp_ratio", 64.0), ("layer_norm_epsilon", 1.0)):
+        for name, highest in (("mlp_ratio", 64.0), ("layer_norm_epsilon", 1.0)):
             value = getattr(self, name)
-            if not (isinstance(value, numbers.Real) and 0 < value <= most):
-                raise InputError(f"{name} must be above 0 and at most {most:g}, got {value!r:.60}.")
+            if not isinstance(value, numbers.Real) or not 0 < float(value) <= highest:
+                raise InputError(
+                    f"{name} must be above 0 and at most {highest:g}, got {value!r:.60}."
+                )
         for name in ("layer_scale_init", "register_init_std"):
             if not math.isfinite(getattr(self, name)):
                 raise InputError(f"{name} must be finite, got {getattr(self, name)}.")

@@ -41,7 +41,7 @@ def voc_sample() -> Path:
 
 @pytest.fixture(scope="session")
 def timm():
-    """The timm library. A torchvision of another build than torch lacks operators: timm needs names."""
+    """The timm library; a torchvision of another build than torch's lacks operators it names."""
     torch = pytest.importorskip("torch", reason="the extra torch is not installed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
