@@ -24,9 +24,10 @@ LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """A pickle of torch's own magic number, 0x1950a86a20f9469cfc6c."""
 
 # In the old format, a storage starts with its number of values.
-_COUNT_SIZE = 8
+_COUNT = struct.Struct("<q")
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
+_UTF8 = 0x800
 _BROKEN_ZIP = (
     zipfile.BadZipFile,
     EOFError,
@@ -67,13 +68,19 @@ class PthFile:
 
     def _array(self, tensor: pickles.Tensor) -> np.ndarray:
         """A view of the file, whose checksum is compared when a storage is first read."""
-        dtype, key = numpy_dtype(tensor.storage.dtype), tensor.storage.key
+        dtype, key = self._dtype(tensor.storage.dtype), tensor.storage.key
         span = self._storages[key]
         if key not in self._checked:
             _check_crc(self.path, self._mapped, span)
             self._checked.add(key)
         offset = span.offset + tensor.offset * dtype.itemsize
         return mapped_view(self._mapped, offset, tensor.shape, dtype, tensor.strides)
+
+    def _dtype(self, name: str) -> np.dtype:
+        try:
+            return numpy_dtype(name)
+        except TypeError:
+            raise InputError(f"{self.path} holds values of type {name}, not of float32.") from None
 
 
 def read(path: Path) -> PthFile:
@@ -93,23 +100,23 @@ def _read_zip(
 ) -> tuple[Any, dict[str, Span]]:
     spans = _entries(path, file, mapped)
     root = next((name[: -len("data.pkl")] for name in spans if name.endswith("/data.pkl")), None)
-    if root is None or root + "constants.pkl" in spans:
-        kind = "a zip archive" if root is None else "a TorchScript program"
-        raise InputError(
-            f"{path} is {kind}, not a checkpoint. Expected the file that "
-            "torch.save(model.state_dict()) writes."
-        )
+    if root is None or root + "constants.pkl" in spans or "/code/" in " ".join(spans):
+        raise InputError(f"{path} is {_archive(spans)}.")
     order = spans.get(root + "byteorder")
     if order is not None and _bytes(path, mapped, order) != b"little":
         raise InputError(f"{path} was written on a big-endian machine; save it on another one.")
-    pickle = io.BytesIO(_bytes(path, mapped, spans[root + "data.pkl"]))
-    content, storages = pickles.load(pickle, str(path))
+    entry = spans[root + "data.pkl"]
+    _check_crc(path, mapped, entry)
+    end = entry.offset + entry.size
+    content, storages, stop = pickles.load(mapped, str(path), entry.offset, end)
+    if stop != end:
+        raise InputError(f"{path} is damaged: bytes follow its pickle. Download or copy it again.")
     found = {key: spans.get(f"{root}data/{key}") for key in storages}
     for key, storage in storages.items():
-        span, size = found[key], storage.numel * numpy_dtype(storage.dtype).itemsize
-        if span is None or span.size < size:
+        span = found[key]
+        if span is None or span.size != storage.nbytes:
             raise InputError(
-                f"{path} is damaged: storage {key!r} should hold {size} bytes, found "
+                f"{path} is damaged: storage {key!r} should hold {storage.nbytes} bytes, found "
                 f"{span.size if span else 'none'}. Download or copy it again."
             )
     return content, {key: span for key, span in found.items() if span}
@@ -119,7 +126,10 @@ def _entries(path: Path, file: io.BufferedReader, mapped: mmap.mmap) -> dict[str
     """The archive's entries by name; all of them must be stored as they are."""
     try:
         with zipfile.ZipFile(file) as archive:
-            return {info.filename: _span(info, mapped) for info in archive.infolist()}
+            entries = archive.infolist()
+            if len(entries) != len({info.filename for info in entries}):
+                raise zipfile.BadZipFile("two entries have the same name")
+            return {info.filename: _span(info, mapped) for info in entries}
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except _BROKEN_ZIP as error:
@@ -129,43 +139,90 @@ def _entries(path: Path, file: io.BufferedReader, mapped: mmap.mmap) -> dict[str
         ) from error
 
 
+def _archive(names: Mapping[str, Span]) -> str:
+    """What kind of zip archive has these entries, and what to do with it."""
+    if any(name.endswith(("/constants.pkl", "/data.pkl")) for name in names):
+        return (
+            "a TorchScript program, not a checkpoint. Where torch is installed, save its weights: "
+            "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
+        )
+    if any(name.endswith(".weights.h5") for name in names):
+        return "a zip archive of Keras, not a checkpoint of a known kind"
+    if names and all(name.endswith(".npy") for name in names):
+        return (
+            "a zip archive of NumPy arrays (.npz), not a checkpoint. Expected the file that "
+            "torch.save(model.state_dict()) writes"
+        )
+    inside = next((n for n in names if n.endswith((".pth", ".pt", ".bin", ".safetensors"))), None)
+    return "a zip archive, not a checkpoint. " + (
+        f"Unpack it first: it holds {inside[:200]}"
+        if inside
+        else "Expected the file that torch.save(model.state_dict()) writes"
+    )
+
+
 def _span(info: zipfile.ZipInfo, mapped: mmap.mmap) -> Span:
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
         raise InputError(
-            f"the entry {info.filename} is compressed ({info.compress_size} bytes that claim to be "
-            f"{info.file_size}). torch.save never compresses: the file may be made to exhaust the "
-            "memory. If you trust it, load and save it again with torch."
+            f"the entry {info.filename[:200]} is compressed ({info.compress_size} bytes that claim "
+            f"to be {info.file_size}). torch.save never compresses: it may be made to exhaust "
+            "the memory. If you trust it, load and save it again with torch."
         )
     signature, name_size, extra_size = _LOCAL_HEADER.unpack_from(mapped, info.header_offset)
-    offset = info.header_offset + _LOCAL_HEADER.size + name_size + extra_size
+    name_offset = info.header_offset + _LOCAL_HEADER.size
+    offset = name_offset + name_size + extra_size
     if signature != ZIP_MAGIC or offset + info.file_size > len(mapped):
-        raise zipfile.BadZipFile(f"entry {info.filename} lies outside the file")
+        raise zipfile.BadZipFile(f"entry {info.filename[:200]!r} lies outside the file")
+    if mapped[name_offset : name_offset + name_size] != info.orig_filename.encode(
+        "utf-8" if info.flag_bits & _UTF8 else "cp437"
+    ):
+        raise zipfile.BadZipFile(f"entry {info.filename[:200]!r} has another name at its place")
     return Span(info.filename, offset, info.file_size, info.CRC)
 
 
 def _read_legacy(
     path: Path, file: io.BufferedReader, mapped: mmap.mmap
 ) -> tuple[Any, dict[str, Span]]:
-    file.seek(len(LEGACY_MAGIC))
     label = str(path)
-    protocol = pickles.load(file, label).content
-    if protocol != 1001:
-        raise InputError(f"{path} is a PyTorch file of unknown version {protocol!r}, not 1001.")
-    pickles.load(file, label)  # the writing machine's byte order and sizes of C types
-    content, storages = pickles.load(file, label)
-    keys, spans, offset = pickles.load(file, label).content, {}, file.tell()
-    if not isinstance(keys, list) or set(keys) != storages.keys():
+    protocol = pickles.load(mapped, label, len(LEGACY_MAGIC))
+    if type(protocol.content) is not int or protocol.content != 1001:
+        raise InputError(f"{path} is a PyTorch file of an unknown version, not 1001.")
+    machine = pickles.load(mapped, label, protocol.end)
+    if type(machine.content) is not dict or machine.content.get("little_endian") is not True:
+        raise InputError(f"{path} was written on a big-endian machine; save it on another one.")
+    content, storages, end = pickles.load(mapped, label, machine.end)
+    keys, _, offset = pickles.load(mapped, label, end)
+    is_list = type(keys) is list and all(type(key) is str for key in keys)
+    if not is_list or sorted(keys) != sorted(storages):
         raise InputError(f"{path} is damaged: its list of storages does not match its tensors.")
-    for key in keys:
-        size = storages[key].numel * numpy_dtype(storages[key].dtype).itemsize
-        spans[key] = Span(key, offset + _COUNT_SIZE, size)
-        offset = spans[key].offset + size
-    if offset > len(mapped):
+    return content, _legacy_spans(path, mapped, [storages[key] for key in keys], offset)
+
+
+def _legacy_spans(
+    path: Path, mapped: mmap.mmap, storages: list[pickles.Storage], offset: int
+) -> dict[str, Span]:
+    """Where storages lie, each behind its number of values, up to the very end of the file."""
+    spans = {}
+    for storage in storages:
+        if offset + _COUNT.size + storage.nbytes > len(mapped):
+            raise InputError(
+                f"{path} is cut short: its tensors need {offset + _COUNT.size + storage.nbytes} "
+                f"bytes or more, it has {len(mapped)}. Download or copy it again."
+            )
+        (count,) = _COUNT.unpack_from(mapped, offset)
+        if count != storage.numel:
+            raise InputError(
+                f"{path} is damaged: {count} values are written where {storage.numel} were "
+                "expected; bytes are missing or too many. Download or copy it again."
+            )
+        spans[storage.key] = Span(storage.key, offset + _COUNT.size, storage.nbytes)
+        offset += _COUNT.size + storage.nbytes
+    if offset != len(mapped):
         raise InputError(
-            f"{path} is cut short: its tensors need {offset} bytes, it has {len(mapped)}. Download "
-            "or copy it again."
+            f"{path} is damaged: {len(mapped) - offset} bytes follow its tensors. Download or copy "
+            "it again."
         )
-    return content, spans
+    return spans
 
 
 def _bytes(path: Path, mapped: mmap.mmap, span: Span) -> bytes:

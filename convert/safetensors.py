@@ -4,6 +4,7 @@ Reference: the format's description in the README of huggingface/safetensors.
 """
 
 import json
+import math
 import mmap
 import struct
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import numpy as np
 
 from regvit_jax.convert.stored import Stored, mapped_view, numpy_dtype
 from regvit_jax.errors import InputError
+from regvit_jax.strict_json import expect, parse_json
 
 _LENGTH = struct.Struct("<Q")
 _DTYPES = {
@@ -28,7 +30,16 @@ _DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
+_BITS = {
+    **{"BOOL": 8, "I8": 8, "U8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "I64": 64},
+    **{"U64": 64, "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64},
+    **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8},
+    **{"F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8},
+}
+"""The length of a value of each type that the format has."""
 _METADATA = "__metadata__"
+_MAX_HEADER = 100_000_000
+"""Bytes, as in the format's own library."""
 
 
 class SafeTensors(NamedTuple):
@@ -47,10 +58,13 @@ def read(path: Path) -> SafeTensors:
     """The tensors of a safetensors file, mapped into memory.
 
     Raises:
-      InputError: If the file is damaged or cut short.
+      InputError: If the file is damaged or cut short, or its tensors leave out, share or repeat
+        any byte.
     """
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if len(mapped) < _LENGTH.size:
+        raise InputError(f"{path} is cut short: it has {len(mapped)} bytes. Download it again.")
     (length,) = _LENGTH.unpack_from(mapped)
     start = _LENGTH.size + length
     if start > len(mapped):
@@ -58,38 +72,84 @@ def read(path: Path) -> SafeTensors:
             f"{path} is cut short: its header needs {start} bytes, it has {len(mapped)}. Download "
             "or copy it again."
         )
-    try:
-        header = json.loads(mapped[_LENGTH.size : start])
-        metadata = header.pop(_METADATA, None) or {}
-        tensors = {name: _stored(path, mapped, start, entry) for name, entry in header.items()}
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"{path} is damaged: its header cannot be read ({type(error).__name__}: {error}). "
-            "Download or copy it again."
-        ) from error
-    return SafeTensors(tensors, {k: str(v) for k, v in dict(metadata).items()})
+    if length > _MAX_HEADER:
+        raise InputError(f"{path} has a header of {length} bytes; at most {_MAX_HEADER} are read.")
+    header = parse_json(mapped[_LENGTH.size : start], f"{path} is damaged: its header")
+    words = _texts(header.pop(_METADATA, None), f"{path} is damaged: {_METADATA}")
+    entries = {name: _entry(entry, f"{path} is damaged: {name}") for name, entry in header.items()}
+    _check_tiling(path, entries, len(mapped) - start)
+    return SafeTensors({n: _stored(mapped, start, e) for n, e in entries.items()}, words)
 
 
-def _stored(path: Path, mapped: mmap.mmap, start: int, entry: Mapping[str, Any]) -> Stored:
-    shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
-    if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)) or len(shape) > 32:
-        raise ValueError(f"a tensor of shape {shape} at {begin} to {end}")
-    name = _DTYPES.get(entry["dtype"], str(entry["dtype"]))
-    if name not in _DTYPES.values():
-        return Stored(shape, name, lambda: np.zeros(0))
-    dtype, numel = numpy_dtype(name), 1
-    for size in shape:
-        numel *= size
-    if end - begin != numel * dtype.itemsize:
-        raise ValueError(f"a tensor of shape {shape} in {end - begin} bytes")
-    if start + end > len(mapped):
+class _Entry(NamedTuple):
+    """A tensor of the header: its bytes lie from `begin` to `end`, counted from the first value."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def _texts(value: Any, label: str) -> dict[str, str]:
+    if value is None:
+        return {}
+    return {k: expect(v, str, f"{label}: {k}") for k, v in expect(value, dict, label).items()}
+
+
+def _entry(value: Any, label: str) -> _Entry:
+    """An entry of the header; raises unless it is as long as its shape and type say."""
+    entry = expect(value, dict, label)
+    if entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise InputError(f"{label} needs dtype, shape and data_offsets, and nothing else.")
+    dtype = expect(entry["dtype"], str, f"{label}: dtype")
+    if dtype not in _BITS:
+        raise InputError(f"{label} has values of the unknown type {dtype[:40]!r}.")
+    shape = tuple(_sizes(entry["shape"], f"{label}: shape"))
+    begin, end, *more = (*_sizes(entry["data_offsets"], f"{label}: data_offsets"), -1, -1)
+    if len(shape) > 32 or len(more) != 2:
+        raise InputError(f"{label} has {len(shape)} axes and {len(more)} offsets, expected 2.")
+    if (end - begin) * 8 != math.prod(shape) * _BITS[dtype]:
+        raise InputError(f"{label}: {dtype} of shape {shape} does not fill bytes {begin} to {end}.")
+    return _Entry(dtype, shape, begin, end)
+
+
+def _sizes(value: Any, label: str) -> list[int]:
+    sizes = expect(value, list, label)
+    if not all(type(size) is int and 0 <= size < 2**62 for size in sizes):
+        raise InputError(f"{label} holds something else than sizes.")
+    return sizes
+
+
+def _check_tiling(path: Path, entries: Mapping[str, _Entry], size: int) -> None:
+    """Raises unless every byte of the values belongs to one tensor."""
+    place = 0
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != place:
+            raise InputError(
+                f"{path} is damaged: {name} starts at byte {entry.begin} of the values, expected "
+                f"{place}. Download or copy it again."
+            )
+        place = entry.end
+    if place > size:
         raise InputError(
-            f"{path} is cut short: its tensors need {start + end} bytes or more, it has "
-            f"{len(mapped)}. Download or copy it again."
+            f"{path} is cut short: its tensors need {place} bytes, it has {size}. Download or copy "
+            "it again."
         )
-    return Stored(shape, name, lambda: mapped_view(mapped, start + begin, shape, dtype))
+    if place < size:
+        raise InputError(
+            f"{path} is damaged: {size - place} bytes follow its tensors. Download or copy it "
+            "again."
+        )
+
+
+def _stored(mapped: mmap.mmap, start: int, entry: _Entry) -> Stored:
+    name = _DTYPES.get(entry.dtype, entry.dtype)
+    if entry.dtype not in _DTYPES:
+        return Stored(entry.shape, name, lambda: np.zeros(0))
+    dtype = numpy_dtype(name)
+    return Stored(
+        entry.shape, name, lambda: mapped_view(mapped, start + entry.begin, entry.shape, dtype)
+    )
 
 
 def write(file: BinaryIO, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from regvit_jax.errors import InputError
+
 
 class Stored(NamedTuple):
     """A tensor in a file; `read` gives its values, most often as a view of the mapped file."""
@@ -31,7 +33,7 @@ def mapped_view(
     dtype: np.dtype,
     strides: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """A read-only view of a mapped file; NumPy refuses one that reaches beyond the file.
+    """A read-only view of a mapped file.
 
     Args:
       mapped: The file.
@@ -39,8 +41,16 @@ def mapped_view(
       shape: Of the view.
       dtype: Of its values.
       strides: In values; None is the order of C.
+
+    Raises:
+      InputError: If the file has become shorter since it was opened.
     """
     if 0 in shape:
         return np.zeros(shape, dtype)
+    if mapped.size() < len(mapped):
+        raise InputError(
+            f"The file became shorter while it was read: {mapped.size()} of {len(mapped)} bytes. "
+            "Wait until it is written, then try again."
+        )
     steps = None if strides is None else [stride * dtype.itemsize for stride in strides]
     return np.ndarray(shape, dtype, mapped, offset, steps)

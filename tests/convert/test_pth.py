@@ -131,5 +131,52 @@ def test_compressed_entries_are_refused_before_they_are_unpacked(torch, tmp_path
 
 def test_zip_archives_of_another_kind_are_called_by_their_name(torch, tmp_path):
     np.savez(tmp_path / "arrays.npz", a=np.zeros(3))
-    with pytest.raises(InputError, match="is a zip archive, not a checkpoint"):
+    with pytest.raises(InputError, match="is a zip archive of NumPy arrays"):
         pth.read(tmp_path / "arrays.npz")
+
+
+def test_bytes_too_many_or_missing_are_noticed_wherever_they_are(torch, save):
+    path = save({"a": torch.arange(300.0), "b": torch.arange(200.0)})
+    whole, generator = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(200):
+        place, size = int(generator.integers(len(whole))), int(generator.integers(1, 64))
+        inserted = whole[:place] + generator.bytes(size) + whole[place:]
+        for changed in (inserted, whole[:place] + whole[place + size :], whole + bytes(size)):
+            path.write_bytes(changed)
+            try:
+                file = pth.read(path)
+                found = {name: values(file, file.content[name]) for name in ("a", "b")}
+            except (InputError, KeyError, AssertionError):
+                continue
+            np.testing.assert_array_equal(found["a"], np.arange(300.0))
+            np.testing.assert_array_equal(found["b"], np.arange(200.0))
+
+
+def test_harmless_things_beside_the_weights_are_left_unread(torch, save):
+    import argparse
+    import collections
+    import enum
+    import functools
+    import pathlib
+
+    content = {
+        "weight": torch.ones(2),
+        "counter": collections.Counter([1, 1, 2]),
+        "default": collections.defaultdict(list, a=[1]),
+        "things": [{1, 2}, frozenset("a"), pathlib.PurePosixPath("a/b"), torch.device("cpu")],
+        "dtype": torch.float32,
+        "generator": np.random.default_rng(0).bit_generator.state,
+        "legacy": np.random.RandomState(0).get_state(),
+        "array": np.zeros(3),
+        "partial": functools.partial(print, "a"),
+        "kind": enum.Enum,
+        "args": argparse.Namespace(path=pathlib.PurePosixPath("a")),
+        "eight_bits": torch.ones(2).to(torch.float8_e4m3fn),
+        ("a", "tuple"): 1,
+    }
+    file = pth.read(save(content))
+    np.testing.assert_array_equal(values(file, file.content["weight"]), [1, 1])
+    assert file.content["counter"] == {1: 2, 2: 1}
+    assert file.content["default"] == {"a": [1]}
+    assert repr(file.content["dtype"]) == "<torch.float32>"
+    assert file.content["eight_bits"].storage.dtype == "float8_e4m3fn"
