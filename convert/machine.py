@@ -154,8 +154,15 @@ class Machine:
         self._text -= size
         return data if "BYTE" in operation else _decoded(data)
 
-    def _string(self, value: Any) -> None:
+    def _unicode(self, value: str) -> None:
         self._stack.append(value)
+
+    def _string(self, _: Any) -> None:
+        """Text in quotes, of the oldest protocol; what escapes mean in it is not read."""
+        line = self._source.readline()[:-1]
+        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
+            raise UnpicklingError("a text without quotes")
+        self._stack.append(self._long if b"\\" in line else _decoded(line[1:-1]))
 
     def _extend(self, items: list[Any]) -> None:
         target = self._stack[-1]
@@ -312,9 +319,11 @@ def _decoded(data: bytes) -> str:
         return data.decode("utf-8", "surrogatepass").encode("utf-8", "replace").decode()
 
 
+_OWN_READERS = (*_LENGTHS, "STRING")
+
 _METHODS: dict[str, Callable[[Machine, Any], None]] = {
     "STRING": Machine._string,
-    "UNICODE": Machine._string,
+    "UNICODE": Machine._unicode,
     "APPEND": Machine._append,
     "APPENDS": Machine._appends,
     "SETITEM": Machine._setitem,
@@ -364,7 +373,7 @@ def _operations() -> dict[bytes, tuple[str, Callable[[Any], Any] | None]]:
     return {
         operation.code.encode("latin1"): (
             operation.name,
-            operation.arg.reader if operation.arg and operation.name not in _LENGTHS else None,
+            operation.arg.reader if operation.arg and operation.name not in _OWN_READERS else None,
         )
         for operation in pickletools.opcodes
     }

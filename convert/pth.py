@@ -99,9 +99,7 @@ def _read_zip(
     path: Path, file: io.BufferedReader, mapped: mmap.mmap
 ) -> tuple[Any, dict[str, Span]]:
     spans = _entries(path, file, mapped)
-    root = next((name[: -len("data.pkl")] for name in spans if name.endswith("/data.pkl")), None)
-    if root is None or root + "constants.pkl" in spans or "/code/" in " ".join(spans):
-        raise InputError(f"{path} is {_archive(spans)}.")
+    root = next(name[: -len("data.pkl")] for name in spans if name.endswith("/data.pkl"))
     order = spans.get(root + "byteorder")
     if order is not None and _bytes(path, mapped, order) != b"little":
         raise InputError(f"{path} was written on a big-endian machine; save it on another one.")
@@ -129,9 +127,11 @@ def _entries(path: Path, file: io.BufferedReader, mapped: mmap.mmap) -> dict[str
             entries = archive.infolist()
             if len(entries) != len({info.filename for info in entries}):
                 raise zipfile.BadZipFile("two entries have the same name")
+            if kind := _other_archive([info.filename for info in entries]):
+                raise InputError(f"is {kind}.")
             return {info.filename: _span(info, mapped) for info in entries}
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{path} {error}") from None
     except _BROKEN_ZIP as error:
         raise InputError(
             f"{path} is cut short or damaged: it starts as a PyTorch file, but its table of "
@@ -139,13 +139,15 @@ def _entries(path: Path, file: io.BufferedReader, mapped: mmap.mmap) -> dict[str
         ) from error
 
 
-def _archive(names: Mapping[str, Span]) -> str:
-    """What kind of zip archive has these entries, and what to do with it."""
-    if any(name.endswith(("/constants.pkl", "/data.pkl")) for name in names):
+def _other_archive(names: list[str]) -> str:
+    """What kind of zip archive has these entries, and what to do with it; empty for torch's."""
+    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         return (
             "a TorchScript program, not a checkpoint. Where torch is installed, save its weights: "
             "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
         )
+    if any(name.endswith("/data.pkl") for name in names):
+        return ""
     if any(name.endswith(".weights.h5") for name in names):
         return "a zip archive of Keras, not a checkpoint of a known kind"
     if names and all(name.endswith(".npy") for name in names):
@@ -164,7 +166,7 @@ def _archive(names: Mapping[str, Span]) -> str:
 def _span(info: zipfile.ZipInfo, mapped: mmap.mmap) -> Span:
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
         raise InputError(
-            f"the entry {info.filename[:200]} is compressed ({info.compress_size} bytes that claim "
+            f"has a compressed entry, {info.filename[:200]} ({info.compress_size} bytes that claim "
             f"to be {info.file_size}). torch.save never compresses: it may be made to exhaust "
             "the memory. If you trust it, load and save it again with torch."
         )

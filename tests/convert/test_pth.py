@@ -125,7 +125,7 @@ def test_compressed_entries_are_refused_before_they_are_unpacked(torch, tmp_path
     path = tmp_path / "bomb.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb/data.pkl", bytes(10**7))
-    with pytest.raises(InputError, match=r"bomb/data.pkl is compressed \(\d+ bytes that claim"):
+    with pytest.raises(InputError, match=r"compressed entry, bomb/data.pkl \(\d+ bytes that claim"):
         pth.read(path)
 
 
@@ -138,7 +138,7 @@ def test_zip_archives_of_another_kind_are_called_by_their_name(torch, tmp_path):
 def test_bytes_too_many_or_missing_are_noticed_wherever_they_are(torch, save):
     path = save({"a": torch.arange(300.0), "b": torch.arange(200.0)})
     whole, generator = path.read_bytes(), np.random.default_rng(0)
-    for _ in range(200):
+    for _ in range(60):
         place, size = int(generator.integers(len(whole))), int(generator.integers(1, 64))
         inserted = whole[:place] + generator.bytes(size) + whole[place:]
         for changed in (inserted, whole[:place] + whole[place + size :], whole + bytes(size)):
