@@ -19,13 +19,9 @@ def torch_device() -> str:
 
 
 def start_torch() -> Any:
-    """The module, ready for timm and torchvision."""
+    """The module, on all cores, with the precision of JAX's products."""
     import torch
 
-    for operator in ("nms", "qnms"):  # a CPU-only torch lacks torchvision's operators
-        if not hasattr(torch.ops.torchvision, operator):
-            signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            torch.library.define(f"torchvision::{operator}", signature)
     warnings.simplefilter("ignore")
     torch.set_num_threads(os.cpu_count() or 1)
     torch.set_float32_matmul_precision("high" if device() == "gpu" else "highest")

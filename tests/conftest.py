@@ -1,6 +1,7 @@
-"""Tests run on four virtual CPU devices; timm may be imported with a CPU-only torch."""
+"""Tests run on four virtual CPU devices; comparisons with PyTorch skip where it is absent."""
 
 import os
+import traceback
 import warnings
 from pathlib import Path
 
@@ -18,7 +19,38 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
+TESTS = Path(__file__).parent
 REAL_DATA = Path(os.environ.get("REGVIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+PARITY = {"torch", "torchvision", "timm", "transformers", "safetensors"}
+"""What only comparisons with PyTorch need."""
+
+
+def _skip_without_pytorch(error: ModuleNotFoundError) -> None:
+    """Skips where a test itself, not what it tests, imports a library that is not installed."""
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    importer = next(name for name in reversed(frames) if not name.startswith("<frozen"))
+    if (error.name or "").split(".")[0] in PARITY and Path(importer).is_relative_to(TESTS):
+        pytest.skip(f"{error.name} is not installed (the extra torch)")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup():
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        _skip_without_pytorch(error)
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        _skip_without_pytorch(error)
+        raise
 
 
 @pytest.fixture(scope="session")
@@ -41,17 +73,10 @@ def voc_sample() -> Path:
 
 @pytest.fixture(scope="session")
 def timm():
-    """The timm library; a torchvision of another build than torch's lacks operators it names."""
-    torch = pytest.importorskip("torch", reason="the extra torch is not installed")
+    """The timm library."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            import torchvision  # noqa: F401
-        except RuntimeError:
-            for operator in ("nms", "qnms"):
-                signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-                torch.library.define(f"torchvision::{operator}", signature)
-        return pytest.importorskip("timm", reason="the extra torch is not installed")
+        return pytest.importorskip("timm", reason="timm is not installed (the extra torch)")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,9 @@
 """Is what users install what we wrote, and does help come at once?"""
 
+import importlib.util
 import os
+import re
+import runpy
 import shutil
 import statistics
 import subprocess
@@ -16,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = ("regvit-convert", "regvit-train", "regvit-analyze")
 ROOMS = ("convert", "train", "analysis")
 HELP_SECONDS = 0.7
+RELATIVE_LINK = r"\]\((?!https?:|#)"
 
 
 def _made(folder: Path) -> Path:
@@ -26,7 +30,7 @@ def _made(folder: Path) -> Path:
 def test_the_wheel_holds_one_import_name_and_every_module(tmp_path):
     copy = tmp_path / "copy"  # building in the checkout would leave its folders there
     folders = ("regvit_jax", "tests", "benchmarks", *ROOMS)
-    for name in ("pyproject.toml", "README.md", "LICENSE", *folders):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", *folders):
         path = ROOT / name
         if path.is_dir():
             shutil.copytree(path, _made(copy) / name, symlinks=True)
@@ -35,13 +39,43 @@ def test_the_wheel_holds_one_import_name_and_every_module(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
     subprocess.run([*command, "-w", str(tmp_path), str(copy)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
+    archive = zipfile.ZipFile(wheel)
+    names = set(archive.namelist())
+    (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+    assert not re.search(RELATIVE_LINK, archive.read(metadata).decode())
     top_level = {name.split("/")[0] for name in names}
     assert {name for name in top_level if not name.endswith(".dist-info")} == {"regvit_jax"}
     for room in ROOMS:
         for path in (ROOT / room).rglob("*"):
             if path.suffix in (".py", ".jinja"):
                 assert f"regvit_jax/{path.relative_to(ROOT)}" in names
+
+
+def test_readmes_pictures_have_absolute_addresses_on_a_package_index():
+    for_an_index = runpy.run_path(str(ROOT / "setup.py"))["for_an_index"]
+    readme = (ROOT / "README.md").read_text()
+    pictures = re.findall(r"!\[[^\]]*\]\((docs/[^)]+)\)", readme)
+    assert pictures
+    shown = for_an_index(readme, "https://example.org/raw/v1/")
+    assert not re.search(RELATIVE_LINK, shown)
+    assert all(f"](https://example.org/raw/v1/{picture})" in shown for picture in pictures)
+    plain = for_an_index(readme, "")
+    assert not re.search(RELATIVE_LINK, plain)
+    assert "![" not in plain
+    assert plain.count("](https://") == readme.count("](https://")
+
+
+def test_timm_imports_beside_the_installed_torchvision():
+    """Both by itself and after the converter's help for a torchvision that does not fit torch."""
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed (the extra torch)")
+    for first in (
+        "",
+        "from regvit_jax.convert import torch_side as t; t.declare_torchvision_operators(); ",
+    ):
+        program = first + "import timm, torchvision; torchvision.ops.nms"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_users_own_files_do_not_clash(tmp_path):

@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 
 from regvit_jax.analysis.fit import fit
+
+torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 
 # Forty AdamW steps in float32: measured 4.5e-6 of weights up to 2.4; torch in float32 is itself
 # 1.9e-6 from torch in float64.

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
-import torch
 
 from regvit_jax.analysis import lost as lost_module
 from regvit_jax.analysis.lost import centred, lost
 from regvit_jax.analysis.lost_collector import patch_features
 from regvit_jax.errors import InputError
+
+torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 
 GRIDS = [(14, 14), (1, 7), (30, 19)]
 # The last one has more patches than a block of the Gram matrix.

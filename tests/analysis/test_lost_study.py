@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.ndimage
-import torch
 from PIL import Image
 
 from regvit_jax.analysis.cli import main
 from regvit_jax.convert.importing import import_checkpoint
+
+torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 
 NUM_REGISTERS = 4
 DEPTH = 2

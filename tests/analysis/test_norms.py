@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from regvit_jax.analysis.bootstrap import Bootstrap
 from regvit_jax.analysis.norms import (
@@ -14,6 +13,8 @@ from regvit_jax.analysis.norms import (
     token_norms,
 )
 from regvit_jax.tokens import TokenLayout
+
+torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 
 # A sum of 24 squares in float32, against float64: measured 6e-7 of norms up to 10.
 NORM_ATOL = 5e-6

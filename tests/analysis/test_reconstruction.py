@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-import torch
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from regvit_jax.analysis.reconstruction import (
@@ -25,6 +24,8 @@ from regvit_jax.analysis.store import ColumnStore
 from regvit_jax.errors import InputError
 from regvit_jax.model import patchify, unpatchify
 from regvit_jax.preprocess import Preprocess
+
+torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 
 PREPROCESS = Preprocess.square(8)
 # Coefficients up to 0.11, rounded to float32, with a ridge of 1e-8: measured 9.7e-9.

@@ -5,13 +5,14 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
 from regvit_jax.analysis.cli import main
 from regvit_jax.analysis.options import ReconstructionOptions
 from regvit_jax.analysis.parts import open_parts
 from regvit_jax.analysis.reconstruction import apply_mlp, load_probe, save_probe, start_mlp
 from regvit_jax.convert import cli as convert
+
+torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 
 PROBE_FILES = ("pth", "npz")
 # Two dense layers in float32, up to 0.5: measured 1.2e-7.

@@ -9,8 +9,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-import torch
-from torch.nn import functional
 
 from regvit_jax.analysis.reconstruction import Budget, patch_features, start_mlp
 from regvit_jax.analysis.reconstruction_study import (
@@ -29,6 +27,9 @@ from regvit_jax.checkpoint import flatten, unflatten
 from regvit_jax.config import ViTConfig
 from regvit_jax.model import DeiT3, init_params
 from regvit_jax.preprocess import Preprocess
+
+torch = pytest.importorskip("torch", reason="the extra torch is not installed")
+functional = torch.nn.functional
 
 CONFIG = ViTConfig(
     embed_dim=24, depth=2, num_heads=3, patch_size=4, image_size=16, num_classes=0, mlp_ratio=2.0

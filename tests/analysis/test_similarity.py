@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import gaussian_kde
 from sklearn.metrics import roc_auc_score
 
@@ -19,6 +18,8 @@ from regvit_jax.analysis.similarity import (
     summarise_similarity,
 )
 from regvit_jax.tokens import TokenLayout
+
+torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 
 # Sums of 24 products in float32, against float64: measured 2.0e-7.
 COSINE_ATOL = 1e-6

@@ -117,6 +117,8 @@ class CountingSource:
 
     def __init__(self, source):
         self.source, self.count = source, 0
+        self.name = source.name
+        self.class_names, self.file_names = source.class_names, source.file_names
 
     def __len__(self):
         return len(self.source)

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from regvit_jax.errors import InputError
 from regvit_jax.preprocess import Preprocess
+
+torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 
 
 @pytest.mark.parametrize(("height", "width"), [(30, 41), (32, 48), (1, 17)])
