@@ -1,4 +1,4 @@
-"""README as a package index shows it: an index has none of the files that relative links lead to."""
+"""README as a package index shows it, which has none of the files that relative links lead to."""
 
 import re
 import tomllib
