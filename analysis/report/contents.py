@@ -11,6 +11,7 @@ from regvit_jax.analysis.claims.evidence import MIN_IMAGES, Evidence
 from regvit_jax.analysis.claims.judgement import Judgement, judge_claims
 from regvit_jax.analysis.options import ReportOptions
 from regvit_jax.analysis.plotting import DPI
+from regvit_jax.analysis.report.assumptions import assumed_sentences, without_assumed
 from regvit_jax.analysis.report.citations import bibtex
 from regvit_jax.analysis.report.tables import MISSING, SECTIONS, Table, percent
 from regvit_jax.analysis.report.training import training_hours, training_svg
@@ -141,6 +142,8 @@ class Contents:
     models: Table
     model_facts: Mapping[str, Json]
     """By model's name, for the methods: where it comes from, and its shape."""
+    assumptions: Sequence[str]
+    """Of the models, in sentences, for the methods."""
     judgements: list[Judgement]
     training: Picture | None
     sections: list[Section]
@@ -181,6 +184,7 @@ def collect(options: ReportOptions) -> Contents:
         title=options.title,
         models=_models_table(models),
         model_facts=_model_facts(models),
+        assumptions=assumed_sentences(_by_name(models, "source")),
         judgements=judge_claims(evidence),
         training=_training_picture(options.runs),
         sections=_sections(folders),
@@ -299,13 +303,22 @@ def _models_table(models: Mapping[str, Json]) -> Table:
 
 
 def _model_facts(models: Mapping[str, Json]) -> dict[str, Json]:
+    sources, shapes = (_by_name(models, field) for field in ("source", "model"))
+    return {
+        name: {
+            "checkpoint": path,
+            "source": without_assumed(sources[name]),
+            "model": shapes[name],
+        }
+        for name, path in zip(sources, models, strict=True)
+    }
+
+
+def _by_name(models: Mapping[str, Json], field: str) -> dict[str, Any]:
+    """A field of every model, by its label; by its path where labels are alike."""
     labels = [model["label"] for model in models.values()]
     return {
-        model["label"] if labels.count(model["label"]) == 1 else path: {
-            "checkpoint": path,
-            "source": model["source"],
-            "model": model["model"],
-        }
+        model["label"] if labels.count(model["label"]) == 1 else path: model[field]
         for path, model in models.items()
     }
 

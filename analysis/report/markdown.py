@@ -44,6 +44,7 @@ def markdown(contents: Contents, folder: Path, training_file: Path) -> str:
     for section in contents.sections:
         parts += _section(section, folder)
     parts += ["## Methods", _escaped(METHODS)]
+    parts += map(_escaped, contents.assumptions)
     for title, facts in contents.model_facts.items():
         parts += [f"### Model {_escaped(title)}", _facts(facts)]
     for section in contents.sections:
