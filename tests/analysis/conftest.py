@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regvit_jax import compilation
 from regvit_jax.checkpoint import CheckpointInfo, flatten, save, unflatten
 from regvit_jax.config import ViTConfig
 from regvit_jax.model import DeiT3, init_params
@@ -87,7 +86,7 @@ def save_checkpoint(folder: Path, config: ViTConfig, params) -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def _compilations_in_a_folder_of_the_tests(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compilation, "FOLDER", tmp_path_factory.mktemp("compiled"))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("compiled")))
         yield
 
 
