@@ -13,6 +13,7 @@ _HOME = {
     "VARIANTS": "regvit_jax.config",
     "ViTConfig": "regvit_jax.config",
     "load": "regvit_jax.checkpoint",
+    "load_images": "regvit_jax.photographs",
     "save": "regvit_jax.checkpoint",
 }
 

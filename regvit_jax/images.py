@@ -1,29 +1,65 @@
-"""How does a file become three channels of 8 bits? Whatever camera or program wrote it."""
+"""How does a picture become three channels of 8 bits? Whatever camera or program wrote it."""
 
 import contextlib
 import io
+import os
+import stat
+import struct
+import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from jaxtyping import Num, Shaped, UInt8
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from regvit_jax.errors import InputError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"})
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .avif".split()
+)
+MAX_PIXELS = 120_000_000
+"""Largest picture that is read; each pixel takes 8 bytes while it is."""
+MAX_SIDE = 65_535
+"""Longest side that is read, in pixels; every row has a cost of its own."""
 
-# Pillow's modes of 16 bits and more; `convert` would clip them instead of scaling.
-_DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
+Picture = Image.Image | np.ndarray | str | bytes | Path
+"""An image in memory, an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), or the path of a file."""
 
-# EXIF orientations that swap width and height.
+# EXIF orientations that swap width and height, and what turns each of them upright.
 _LYING = frozenset({5, 6, 7, 8})
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# What Pillow's plugins raise over damaged files, beside OSError.
+_DAMAGE = (
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+)
 
 
 def read_image(file: Path | bytes, name: str | None = None, shrink: int = 1) -> Image.Image:
-    """An image in RGB, turned upright by its EXIF orientation.
+    """An image in RGB, turned upright by its EXIF orientation; the first of several frames.
 
-    Grey, palette, CMYK and 16-bit files are converted; transparency is dropped.
+    Grey, palette, CMYK and deeper files are converted; transparency is dropped. Files of more than
+    8 bits whose values do not fill their range are scaled by the range that they seem to have,
+    which is said once in a warning.
 
     Args:
       file: A path, or the bytes of an encoded image.
@@ -32,13 +68,14 @@ def read_image(file: Path | bytes, name: str | None = None, shrink: int = 1) -> 
         up), which is faster; other files stay as large as they are.
 
     Raises:
-      InputError: If the file is missing, no image, or cut short.
+      InputError: If the file is missing, no image, cut short, or too large.
     """
+    name = name or _name_of(file)
     with _opened(file, name) as image:
         if shrink > 1:
             image.draft(None, (max(1, image.width // shrink), max(1, image.height // shrink)))
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return _upright(image, name)
 
 
 def read_size(file: Path | bytes, name: str | None = None) -> tuple[int, int]:
@@ -49,36 +86,238 @@ def read_size(file: Path | bytes, name: str | None = None) -> tuple[int, int]:
       name: As for `read_image`.
 
     Raises:
-      InputError: If the file is missing, or no image.
+      InputError: If the file is missing, no image, or too large.
     """
-    with _opened(file, name) as image:
+    with _opened(file, name or _name_of(file)) as image:
         width, height = image.size
-        is_lying = image.getexif().get(ExifTags.Base.Orientation) in _LYING
+        # Pillow turns TIFF files itself, and says the size that they have then.
+        is_lying = image.format != "TIFF" and orientation_of(image) in _LYING
         return (height, width) if is_lying else (width, height)
 
 
-@contextlib.contextmanager
-def _opened(file: Path | bytes, name: str | None) -> Iterator[Image.Image]:
-    """An open image; whatever goes wrong with it is the file's fault."""
-    name = name or (str(file) if isinstance(file, Path) else "the image")
+def read_orientation(file: Path | bytes, name: str | None = None) -> int:
+    """The EXIF orientation of an image; 1, upright, where there is none.
+
+    Raises:
+      InputError: As `read_size`.
+    """
+    with _opened(file, name or _name_of(file)) as image:
+        return orientation_of(image)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """An image's EXIF orientation from 1 to 8; 1, upright, where it is absent or broken."""
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            yield image
-    except FileNotFoundError:
-        raise InputError(f"There is no image at {name}.") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{name} is not an image that Pillow can read.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{name} is damaged or cut short ({error}).") from error
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except (OSError, *_DAMAGE):  # the pixels are whole all the same
+        return 1
+    return found if isinstance(found, int) and found in _UPRIGHT else 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _DEEP_MODES:
-        depth = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray((depth >> 8).clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
+def to_image(picture: Picture) -> Image.Image:
+    """A picture of any kind in RGB; one that comes straight from a file is turned upright.
+
+    Raises:
+      InputError: If it cannot be read, or nothing says what its values mean.
+    """
+    if isinstance(picture, bytes):
+        picture = os.fsdecode(picture)
+    if isinstance(picture, str | Path):
+        return read_image(Path(picture).expanduser())
+    if isinstance(picture, ImageFile.ImageFile):
+        name = str(getattr(picture, "filename", "") or "the image")
+        with _damage_named(name):
+            picture.load()
+            return _upright(picture, name)
+    if isinstance(picture, Image.Image):
+        return picture if picture.mode == "RGB" else _to_rgb(picture, "the image")
+    if isinstance(picture, np.ndarray):
+        return _of_array(picture)
+    raise InputError(
+        f"Expected a path, a Pillow image or a NumPy array, got {type(picture).__name__}."
+    )
 
 
 def to_array(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     """The pixels of an RGB image."""
     return np.asarray(image, dtype=np.uint8)
+
+
+def _name_of(file: Path | bytes) -> str:
+    return "the image" if isinstance(file, bytes) else os.fsencode(file).decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _opened(file: Path | bytes, name: str) -> Iterator[Image.Image]:
+    """An open image of a size that can be read."""
+    with _damage_named(name):
+        if not isinstance(file, bytes) and not stat.S_ISREG(os.stat(file).st_mode):
+            raise InputError(f"{name} is no file.")  # opening a pipe would wait for ever
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            _check_size(image, name)
+            yield image
+
+
+@contextlib.contextmanager
+def _damage_named(name: str) -> Iterator[None]:
+    """Whatever goes wrong inside is said with the name of the image."""
+    previous, _reading.name = getattr(_reading, "name", None), name
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"There is no image at {name}.") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{name} is not an image that Pillow can read.") from None
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name} has too many pixels. {_LIMITS}") from error
+    except MemoryError as error:
+        raise InputError(f"{name} needs more memory than there is.") from error
+    except OSError as error:
+        if error.errno is not None:  # the system's, not Pillow's
+            raise InputError(f"{name} cannot be opened: {error.strerror}.") from error
+        raise InputError(f"{name} is damaged or cut short ({error}).") from error
+    except _DAMAGE as error:
+        raise InputError(f"{name} is damaged or cut short ({error}).") from error
+    finally:
+        _reading.name = previous
+
+
+_LIMITS = (
+    f"At most {MAX_PIXELS // 10**6} megapixels and sides of {MAX_SIDE} pixels are read. Make it "
+    "smaller, or cut it into parts."
+)
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise InputError(f"{name} has {width} x {height} pixels. {_LIMITS}")
+
+
+def _upright(image: Image.Image, name: str) -> Image.Image:
+    """A loaded image in RGB, upright; never the open file itself."""
+    orientation = orientation_of(image)
+    rgb = _to_rgb(image, name)
+    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """An image of any mode in RGB, as a copy."""
+    mode = image.mode
+    if mode.startswith("I") or mode == "F":
+        bits = getattr(image, "tag_v2", {}).get(258, (0,))[0]  # TIFF's BitsPerSample
+        return Image.fromarray(_eight_bits(np.asarray(image), name, bits)).convert("RGB")
+    if mode == "LAB":
+        from PIL import ImageCms
+
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
+        assert converted is not None  # only in place is there no result
+        return converted
+    if mode in ("La", "RGBa"):
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[mode])
+    if mode in ("P", "PA"):  # without the detour Pillow complains of transparency
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _of_array(array: Shaped[np.ndarray, "..."]) -> Image.Image:
+    """An image of an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4)."""
+    if array.dtype not in (np.uint8, np.uint16):
+        raise InputError(
+            f"An array of {array.dtype} does not say what its values mean. Expected uint8 from 0 "
+            "to 255 (for values in [0, 1]: (255 * array).round().astype(numpy.uint8)) or uint16."
+        )
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
+        raise InputError(
+            f"An array of shape {array.shape} looks channels first; expected (height, width, 3): "
+            "use array.transpose(1, 2, 0)."
+        )
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise InputError(
+            f"Expected one image of shape (height, width, 3), or with 1 or 4 channels, or "
+            f"(height, width); got an array of shape {array.shape}."
+        )
+    if 0 in array.shape:
+        raise InputError(f"An image of shape {array.shape} has no pixels.")
+    if array.dtype == np.uint16:
+        array = _eight_bits(array, "an array")
+    grey = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    return Image.fromarray(np.ascontiguousarray(grey)).convert("RGB")
+
+
+def _eight_bits(
+    values: Num[np.ndarray, "..."], name: str, bits: int = 0
+) -> UInt8[np.ndarray, "..."]:
+    """Values of more than 8 bits scaled to 0 .. 255.
+
+    Args:
+      values: Integers or floats, not below 0.
+      name: What messages call the image.
+      bits: How many each value has, says the file; 0 if it does not.
+
+    Raises:
+      InputError: If nothing tells their range.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not 0 <= low <= high <= 65_535:
+        raise InputError(
+            f"{name} has values from {low:g} to {high:g}, whose range is unknown. Save it with 8 "
+            "or 16 bits per channel."
+        )
+    if values.dtype.kind == "f":
+        top = 1.0 if high <= 1 else 255.0 if high <= 255 else 65_535.0
+        _assume(f"{values.dtype} values", name, f"0 to {top:g}")
+        return (values * (255 / top)).round().astype(np.uint8)
+    if bits == 32 or values.dtype.itemsize > 2:
+        depth = 8 if high < 256 else 16
+        if depth == 8:
+            _assume("32-bit values", name, "0 to 255")
+    elif 8 < bits < 16:
+        depth = bits
+    else:
+        depth = 12 if 0 < high < 4096 else 16
+        if depth == 12:
+            _assume("16-bit values below 4096", name, "0 to 4095, as of a 12-bit camera")
+    return (values.astype(np.uint32) >> (depth - 8)).astype(np.uint8)
+
+
+class AssumedRange(UserWarning):
+    """No file says what range an image's values have."""
+
+
+_said: set[str] = set()
+
+
+def _assume(kind: str, name: str, text: str) -> None:
+    """Says a range that was assumed, once for each kind of file."""
+    if kind not in _said:
+        _said.add(kind)
+        warnings.warn(f"{name}: {kind}, assumed to range from {text}", AssumedRange, stacklevel=2)
+
+
+_reading = threading.local()
+"""`name` is that of the image that this thread reads."""
+_show = warnings.showwarning
+
+
+def _show_with_name(message, category, filename, lineno, file=None, line=None) -> None:
+    """Shows a warning; one about an image that is being read says which."""
+    name = getattr(_reading, "name", None)
+    if name is None:
+        _show(message, category, filename, lineno, file, line)
+    elif category is AssumedRange:
+        _say(f"Note: {message}\n", file)
+    elif category is not Image.DecompressionBombWarning:  # our own limit is another
+        _say(f"Note: {name}: {str(message).strip()}\n", file)
+
+
+def _say(text: str, file) -> None:
+    import sys
+
+    (file or sys.stderr).write(text)
+
+
+warnings.showwarning = _show_with_name

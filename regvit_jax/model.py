@@ -206,7 +206,8 @@ class DeiT3(nn.Module):
           drop_path: Factors of every image's residual branches, two for each of the l blocks.
 
         Raises:
-          InputError: If the patch size does not divide the image.
+          InputError: If these are no normalised images (b, h, w, 3), or the patch size does not
+            divide them.
         """
         return self.trace(images, layers=(), drop_path=drop_path).logits
 
@@ -226,8 +227,10 @@ class DeiT3(nn.Module):
           drop_path: As for `__call__`.
 
         Raises:
-          InputError: If the patch size does not divide the image, or a block does not exist.
+          InputError: If these are no normalised images (b, h, w, 3), the patch size does not divide
+            them, or a block does not exist.
         """
+        _check_images(images)
         kept = resolve_layers(layers, self.config.depth)
         size = chunk_size(images.shape[0], self.layout(images.shape).num_tokens)
         at_once = edit is not None or drop_path is not None or self.is_initializing()
@@ -345,6 +348,35 @@ def unstack_blocks(params: dict[str, Any]) -> dict[str, Any]:
 
 def _block_index(name: str) -> int:
     return int(name.removeprefix("blocks_"))
+
+
+def _check_images(images: Shaped[Any, "..."]) -> None:
+    """Raises unless type and shape are those of normalised images; nothing is left under jit."""
+    shape = tuple(np.shape(images))
+    expected = "expected (batch, height, width, 3)"
+    if len(shape) == 3 and 3 in (shape[0], shape[2]):
+        hint = "images[None]" if shape[2] == 3 else "images.transpose(1, 2, 0)[None]"
+        raise InputError(
+            f"One image of shape {shape} lacks the batch axis; {expected}: use {hint}."
+        )
+    if len(shape) != 4:
+        raise InputError(f"Images of shape {shape} have {len(shape)} axes; {expected}.")
+    if shape[1] == 3 != shape[3]:
+        raise InputError(
+            f"Images of shape {shape} look channels first; {expected}: use "
+            "images.transpose(0, 2, 3, 1)."
+        )
+    if shape[3] != 3:
+        raise InputError(
+            f"Images of shape {shape} have {shape[3]} channels; {expected}: let "
+            "`regvit_jax.load_images` prepare pictures of any mode."
+        )
+    dtype = images.dtype if hasattr(images, "dtype") else np.asarray(images).dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise InputError(
+            f"Images are {dtype}, expected normalised float32: use `regvit_jax.load_images`, or "
+            "`Preprocess.normalise` on what `Preprocess.pixels` returns."
+        )
 
 
 def patchify(images: Shaped[AnyArray, "b h w c"], patch_size: int) -> Shaped[AnyArray, "b n v"]:

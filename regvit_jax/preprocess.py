@@ -1,18 +1,24 @@
 """Which pixels does the model see? One owner for resizing, cropping and normalisation."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 
 from regvit_jax.errors import InputError
-from regvit_jax.images import to_array
+from regvit_jax.images import Picture, to_array, to_image
+from regvit_jax.strict_json import build, convert
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+MAX_SIDE = 16_384
+"""Longest side of a result, in pixels."""
+_MAX_RESIZED = 2**24  # pixels of the image before it is cropped; of more, only the crop is made
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -44,6 +50,19 @@ class Preprocess:
     """Divides each channel, after the mean."""
 
     def __post_init__(self) -> None:
+        """Raises unless every field can be used.
+
+        Raises:
+          InputError: Names the field, and what was expected.
+        """
+        for field in dataclasses.fields(self):
+            value = convert(getattr(self, field.name), field.type, f"preprocess: {field.name}")
+            object.__setattr__(self, field.name, value)
+        for name in ("height", "width", "short_side"):
+            if not 1 <= (value := getattr(self, name)) <= MAX_SIDE:
+                raise InputError(f"{name} must be 1 to {MAX_SIDE} px, got {value}.")
+        if not (min(self.std) > 0 and all(map(math.isfinite, (*self.mean, *self.std)))):
+            raise InputError(f"std must be above 0 for each channel, got {self.std}.")
         if self.resize == "crop" and self.short_side < max(self.height, self.width):
             raise InputError(
                 f"short_side {self.short_side} px is smaller than the crop of "
@@ -55,12 +74,17 @@ class Preprocess:
         """Of what `pixels` returns; padded images have a fourth channel, 255 inside the image."""
         return self.height, self.width, 4 if self.resize == "pad" else 3
 
-    def pixels(self, image: Image.Image) -> UInt8[np.ndarray, "h w v"]:
-        """The resized and cropped, or padded, pixels of an RGB image.
+    def pixels(self, picture: Picture) -> UInt8[np.ndarray, "h w v"]:
+        """The resized and cropped, or padded, pixels of a picture.
+
+        Args:
+          picture: A path, a Pillow image of any mode, or an array of uint8 or uint16.
 
         Raises:
-          InputError: If an image to be padded is larger than the result.
+          InputError: If it cannot be read, its values mean nothing known, or an image to be padded
+            is larger than the result.
         """
+        image = to_image(picture)
         if self.resize == "pad":
             return self._padded(to_array(image))
         resample = _FILTERS[self.interpolation]
@@ -68,6 +92,8 @@ class Preprocess:
             size = (self.width, self.height)
             return to_array(image if image.size == size else image.resize(size, resample))
         width, height = _short_side_to(self.short_side, *image.size)
+        if width * height > _MAX_RESIZED:
+            return self._cropped_first(image, width, height)
         if (width, height) != image.size:
             image = image.resize((width, height), resample)
         left, top = self._start(width, height)
@@ -95,14 +121,54 @@ class Preprocess:
             offset = np.array([left, top, left, top])
         return (boxes * scale - offset).clip(0, np.array([self.width, self.height] * 2))
 
-    def normalise(self, pixels: UInt8[Array | np.ndarray, "*b h w v"]) -> Float[Array, "*b h w 3"]:
-        """The model's input, float32; meant to run on the device, inside jit."""
+    def normalise(self, pixels: Shaped[Any, "*b h w v"]) -> Float[Any, "*b h w 3"]:
+        """The model's input, float32, as a JAX array; meant to run on the device, inside jit.
+
+        Args:
+          pixels: What `pixels` returned, uint8, alone or side by side.
+
+        Raises:
+          InputError: If they are of another type or have other channels.
+        """
+        import jax.numpy as jnp
+
+        self._check(pixels)
         axes = (1,) * (pixels.ndim - 1) + (3,)
         mean, std = (jnp.array(value, jnp.float32).reshape(axes) for value in (self.mean, self.std))
         normalised = (jnp.asarray(pixels[..., :3], jnp.float32) / 255.0 - mean) / std
         if self.resize == "pad":
             return jnp.where(pixels[..., 3:] > 0, normalised, 0.0)
         return normalised
+
+    def _check(self, pixels: Shaped[Any, "..."]) -> None:
+        """Raises unless these can be what `pixels` returned; looks at type and shape alone."""
+        if pixels.dtype != np.uint8:
+            raise InputError(
+                f"Pixels to be normalised are uint8 from 0 to 255, got {pixels.dtype}. For values "
+                "in [0, 1]: (255 * pixels).round().astype('uint8'); better, let `pixels` or "
+                "`regvit_jax.load_images` prepare the picture."
+            )
+        channels = self.shape[-1]
+        if pixels.ndim < 3 or pixels.shape[-1] != channels:
+            raise InputError(
+                f"Expected pixels of shape (..., height, width, {channels}), got "
+                f"{tuple(pixels.shape)}; `pixels` makes them of pictures of any mode."
+            )
+
+    def _cropped_first(
+        self, image: Image.Image, width: int, height: int
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """The crop of a long strip, whose resized whole would fill the memory."""
+        across, down = image.width / width, image.height / height
+        left, top = self._start(width, height)
+        box = (
+            left * across,
+            top * down,
+            min((left + self.width) * across, image.width),
+            min((top + self.height) * down, image.height),
+        )
+        size = (self.width, self.height)
+        return to_array(image.resize(size, _FILTERS[self.interpolation], box))
 
     def _start(self, width: int, height: int) -> tuple[int, int]:
         """Left and top of the centre crop, in pixels of the resized image."""
@@ -121,13 +187,13 @@ class Preprocess:
         return padded
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Preprocess":
-        """What `dataclasses.asdict` wrote, read back from JSON, which has no tuples."""
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-        return cls(**fields)
+    def from_json(cls, values: Mapping[str, Any]) -> "Preprocess":
+        """What `dataclasses.asdict` wrote, read back from JSON, which has no tuples.
+
+        Raises:
+          InputError: Names the field that is missing, unknown or of another type.
+        """
+        return build(cls, values, "preprocess")
 
     @classmethod
     def square(cls, size: int) -> "Preprocess":
