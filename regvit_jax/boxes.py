@@ -53,3 +53,23 @@ def central_box(width: int, height: int) -> Float[np.ndarray, " 4"]:
 def full_box(width: int, height: int) -> Float[np.ndarray, " 4"]:
     """The whole image."""
     return np.array([0.0, 0.0, width, height])
+
+
+def turned_upright(
+    boxes: Float[np.ndarray, "m 4"], orientation: int, width: int, height: int
+) -> Float[np.ndarray, "m 4"]:
+    """Boxes in pixels of an image as it is stored, moved to the image turned upright.
+
+    Args:
+      boxes: Half-open.
+      orientation: The image's EXIF orientation, 1 to 8.
+      width: Of the image as it is stored, in pixels.
+      height: Of the image as it is stored, in pixels.
+    """
+    x0, y0, x1, y1 = boxes.T
+    if orientation in (2, 3, 7, 8):
+        x0, x1 = width - x1, width - x0
+    if orientation in (3, 4, 6, 7):
+        y0, y1 = height - y1, height - y0
+    sides = (y0, x0, y1, x1) if orientation >= 5 else (x0, y0, x1, y1)
+    return np.stack(sides, axis=1)

@@ -29,6 +29,11 @@ def open_source(data: str, split: str = "val") -> Source:
         return DigitsSource.open(split)
     if root.is_dir():
         return _open_folder(root, split)
+    if root.is_file():
+        raise InputError(
+            f"{data} is a file, expected a folder of images. Put it into one, or name its folder: "
+            f"--data {root.parent}."
+        )
     if root.exists() or data.startswith((".", "/", "~")):
         raise InputError(f"There is no folder {data}. Expected images, or one folder a class.")
     from regvit_jax.records import RecordSource

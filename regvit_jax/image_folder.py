@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import unicodedata
 from pathlib import Path
 
 from regvit_jax.errors import InputError
 from regvit_jax.folders import image_names
 from regvit_jax.images import SUFFIXES, read_image
-from regvit_jax.source import NO_BOXES, Encoded, Sample, read_encoded
+from regvit_jax.source import NO_BOXES, Encoded, Sample, Source, read_encoded
+from regvit_jax.splits import ALIASES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,8 @@ class FolderSource:
 
     def label(self, index: int) -> int:
         """Index of an image's class folder; -1 where there are none."""
-        return self._labels[self.file_names[index].split("/")[0]] if self.class_names else -1
+        folder = self.file_names[index].partition("/")[0]
+        return self._labels[_composed(folder)] if self.class_names else -1
 
     @functools.cached_property
     def _labels(self) -> dict[str, int]:
@@ -49,10 +52,10 @@ class FolderSource:
         """The images below a folder: directly in it, or in one folder a class.
 
         Links are followed, hidden files and folders are passed over, and a folder without images is
-        no class.
+        no class. Names of classes are composed (Unicode NFC), however the disk writes them.
 
         Raises:
-          InputError: If there is no such folder, or no image in it.
+          InputError: If there is no such folder, no image in it, or several splits below it.
         """
         if not root.is_dir():
             raise InputError(f"There is no folder {root}. Expected images, or one folder a class.")
@@ -62,6 +65,48 @@ class FolderSource:
                 f"There are no images in {root} (looked for {', '.join(sorted(SUFFIXES))}, in "
                 "folders inside it too)."
             )
+        _check_one_split(root, files)
         in_classes = all("/" in name for name in files)
-        classes = sorted({name.split("/")[0] for name in files}) if in_classes else []
-        return cls(root, tuple(files), tuple(classes))
+        folders = {_composed(name.partition("/")[0]) for name in files}
+        return cls(root, tuple(files), tuple(sorted(folders)) if in_classes else ())
+
+
+def why_no_classes(source: Source) -> str:
+    """What keeps the images of a source without classes; empty if nothing is known.
+
+    A stray photograph beside class folders is named.
+    """
+    if not isinstance(source, FolderSource) or source.class_names:
+        return ""
+    strays = [name for name in source.file_names if "/" not in name]
+    if len(strays) == len(source.file_names):
+        return f"They lie directly in {source.root}."
+    return (
+        f"Beside the folders in {source.root} lie {len(strays)} images, first {strays[0]}. Move "
+        "them into a class folder, or away."
+    )
+
+
+def _check_one_split(root: Path, files: list[str]) -> None:
+    """Raises if there are several splits below a folder, which would be mixed.
+
+    Raises:
+      InputError: Names the folder that holds them.
+    """
+    known = {name for names in ALIASES.values() for name in names}
+    found: dict[str, set[str]] = {}
+    for folder in {name.rpartition("/")[0] for name in files}:
+        parts = folder.split("/")
+        for depth, part in enumerate(parts[1:], start=1):
+            if part.lower() in known:
+                found.setdefault("/".join(parts[:depth]), set()).add(part)
+    for parent, splits in sorted(found.items()):
+        if len(splits) > 1:
+            raise InputError(
+                f"{root / parent} holds the splits {', '.join(sorted(splits))}, which would be "
+                f"mixed. Name that folder: --data {root / parent}, or one of the splits in it."
+            )
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Num, Shaped, UInt8
@@ -88,21 +89,33 @@ def read_size(file: Path | bytes, name: str | None = None) -> tuple[int, int]:
     Raises:
       InputError: If the file is missing, no image, or too large.
     """
-    with _opened(file, name or _name_of(file)) as image:
-        width, height = image.size
-        # Pillow turns TIFF files itself, and says the size that they have then.
-        is_lying = image.format != "TIFF" and orientation_of(image) in _LYING
-        return (height, width) if is_lying else (width, height)
+    width, height, orientation = read_head(file, name)
+    return (height, width) if orientation in _LYING else (width, height)
 
 
-def read_orientation(file: Path | bytes, name: str | None = None) -> int:
-    """The EXIF orientation of an image; 1, upright, where there is none.
+class Head(NamedTuple):
+    """What the head of an image's file says."""
+
+    width: int
+    """As it is stored, in pixels."""
+    height: int
+    """As it is stored, in pixels."""
+    orientation: int
+    """Of EXIF, from 1, which is upright, to 8."""
+
+
+def read_head(file: Path | bytes, name: str | None = None) -> Head:
+    """Size and orientation of an image as it is stored.
 
     Raises:
       InputError: As `read_size`.
     """
     with _opened(file, name or _name_of(file)) as image:
-        return orientation_of(image)
+        orientation = orientation_of(image)
+        # Pillow turns TIFF files itself, and says the size that they have then.
+        is_turned = image.format == "TIFF" and orientation in _LYING
+        width, height = image.size[::-1] if is_turned else image.size
+        return Head(width, height, orientation)
 
 
 def orientation_of(image: Image.Image) -> int:

@@ -7,6 +7,7 @@ Reference: `extract_gt_VOC` of valeoai/LOST subtracts the same.
 """
 
 import dataclasses
+import os
 import re
 import xml.parsers.expat
 from collections.abc import Callable
@@ -16,13 +17,21 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 from jaxtyping import Bool, Float
 
+from regvit_jax.boxes import turned_upright
 from regvit_jax.errors import InputError
-from regvit_jax.images import SUFFIXES, read_image
+from regvit_jax.folders import visible
+from regvit_jax.images import SUFFIXES, Head, read_head, read_image
 from regvit_jax.source import NO_BOXES, Encoded, Sample, read_encoded
 
 IMAGES, ANNOTATIONS, LISTS = "JPEGImages", "Annotations", "ImageSets/Main"
 WHOLE = "trainval"
-_YEAR = re.compile(r"VOC20\d\d$")
+UNDIVIDED = ("train", "val")
+"""Splits that `WHOLE` stands for where they have no list."""
+_DEPTH = 3  # folders below a root in which a year is looked for
+_MANY = 24  # folders in one that is no root of VOC
+_MAX_BYTES, _MAX_DEPTH = 16 * 2**20, 100  # of an annotation
+_ENCODING = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["']""")
+_TRUE, _FALSE = ("true", "yes"), ("", "false", "no", "unspecified")
 _NAMED = 5  # of many missing files, an error names so many
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -35,6 +44,8 @@ class Annotation(NamedTuple):
     boxes: Float[np.ndarray, "m 4"]
     is_truncated: Bool[np.ndarray, " m"]
     is_difficult: Bool[np.ndarray, " m"]
+    size: tuple[int, int] | None = None
+    """Width and height of the image that the boxes were drawn on; None where it is not said."""
 
 
 NOTHING = Annotation((), NO_BOXES, np.zeros(0, bool), np.zeros(0, bool))
@@ -80,17 +91,21 @@ class VocSource:
     def annotation(self, index: int) -> Annotation:
         """The objects of an image, without decoding it; none in a root without annotations.
 
+        Boxes that were drawn on an image before EXIF turned it are turned with it.
+
         Raises:
-          InputError: If the annotation is missing or broken.
+          InputError: If the annotation is missing or broken, or was drawn on an image of another
+            size, or it cannot be told which way up.
         """
         if not (self.root / ANNOTATIONS).is_dir():
             return NOTHING
         name = Path(self.file_names[index]).with_suffix(".xml")
-        return read_annotation(self.root / ANNOTATIONS / name)
+        found = read_annotation(self.root / ANNOTATIONS / name)
+        return _upright(found, read_head(self.path(index)), self.path(index))
 
     @classmethod
     def open(cls, root: Path, split: str = WHOLE) -> "VocSource":
-        """One list of a VOC root; `trainval` where there is no list of that name.
+        """One list of a VOC root; `trainval` stands for train and val where these are not divided.
 
         Args:
           root: Where `voc_year` finds a year.
@@ -112,23 +127,58 @@ class VocSource:
 
 
 def voc_year(root: Path) -> Path | None:
-    """The folder VOC20xx that a root is or holds (in VOCdevkit, too); None if it is no VOC root.
+    """The folder of VOC's form that a root is or holds; None if it is no VOC root.
+
+    It is known by what it holds, whatever its name: JPEGImages, and ImageSets/Main or Annotations.
 
     Raises:
-      InputError: If it holds several years.
+      InputError: If the root holds several.
     """
-    if _is_year(root):
-        return root
-    years = sorted(
-        path
-        for folder in (root, root / "VOCdevkit")
-        if folder.is_dir()
-        for path in folder.iterdir()
-        if _YEAR.search(path.name) and _is_year(path)
-    )
+    # By its real place: links may lead to one year twice.
+    years = sorted({path.resolve(): path for path in _years_in(root, _DEPTH)}.values())
     if len(years) > 1:
         raise InputError(f"{root} holds {len(years)} years of VOC. Name one: {_joined(years)}.")
     return years[0] if years else None
+
+
+def _years_in(folder: Path, depth: int) -> list[Path]:
+    """The years in a folder; one that holds images, or many folders, holds none."""
+    if _is_year(folder):
+        return [folder]
+    below: list[Path] = []
+    for entry in visible(folder) if depth else ():
+        if entry.is_dir():
+            below.append(folder / entry.name)
+        if len(below) > _MANY or _is_image(Path(entry.name)):
+            return []
+    return [year for each in below for year in _years_in(each, depth - 1)]
+
+
+def _upright(found: Annotation, head: Head, path: Path) -> Annotation:
+    """Objects in the frame of the upright image.
+
+    Raises:
+      InputError: If the annotation does not tell in which frame they are.
+    """
+    stored, size = (head.width, head.height), found.size
+    upright = stored[::-1] if head.orientation >= 5 else stored
+    if not len(found.boxes) or (size == upright == stored and head.orientation == 1):
+        return found
+    if size is None and head.orientation == 1:
+        return found
+    if size is not None and size not in (stored, upright):
+        raise InputError(
+            f"{path} has {upright[0]} x {upright[1]} px, but its annotation was drawn on "
+            f"{size[0]} x {size[1]} px. Use the image that belongs to it."
+        )
+    if size is None or stored == upright:
+        raise InputError(
+            f"{path} is stored turned (EXIF orientation {head.orientation}), and its annotation "
+            "does not tell on which frame its boxes were drawn. Save the image upright."
+        )
+    if size == upright:
+        return found
+    return found._replace(boxes=turned_upright(found.boxes, head.orientation, *stored))
 
 
 def read_annotation(path: Path) -> Annotation:
@@ -140,10 +190,11 @@ def read_annotation(path: Path) -> Annotation:
     Raises:
       InputError: If the file is missing, no XML, or no annotation.
     """
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"There is no annotation at {path}.") from None
+    if not path.is_file():
+        raise InputError(f"There is no annotation at {path}.")
+    if path.stat().st_size > _MAX_BYTES:
+        raise InputError(f"{path} is larger than {_MAX_BYTES >> 20} MB, which no annotation is.")
+    text = path.read_bytes()
     reader = _AnnotationReader(path)
     reader.parse(text)
     return reader.annotation()
@@ -157,17 +208,18 @@ class _AnnotationReader:
         self._open: list[str] = []
         """Names of the elements that are open."""
         self._objects: list[dict[str, str]] = []
+        self._size: dict[str, str] = {}
         self._root = ""
 
     def parse(self, text: bytes) -> None:
-        parser = xml.parsers.expat.ParserCreate()
+        parser = xml.parsers.expat.ParserCreate("utf-8" if _ENCODING.search(text) else None)
         parser.StartDoctypeDeclHandler = self._refuse("a document type")
         parser.EntityDeclHandler = self._refuse("an entity")
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._text
         try:
-            parser.Parse(text, True)
+            parser.Parse(self._utf8(text), True)
         except xml.parsers.expat.ExpatError as error:
             raise InputError(f"{self.path} is broken XML ({error}).") from error
         if self._root != "annotation":
@@ -177,13 +229,40 @@ class _AnnotationReader:
 
     def annotation(self) -> Annotation:
         boxes = np.array([self._box(o) for o in self._objects], np.float64).reshape(-1, 4)
-        flags = [self._flags(name) for name in ("truncated", "difficult")]
+        truncated, difficult = (self._flags(name) for name in ("truncated", "difficult"))
         names = tuple(o.get("annotation/object/name", "").strip() for o in self._objects)
-        return Annotation(names, boxes, *flags)
+        return Annotation(names, boxes, truncated, difficult, self._drawn_on())
+
+    def _utf8(self, text: bytes) -> bytes:
+        """A text in UTF-8 whose head names another encoding; expat knows only few."""
+        if (match := _ENCODING.search(text)) is None:
+            return text
+        encoding = match[1].decode()
+        try:
+            return text.decode(encoding).encode()
+        except (LookupError, UnicodeError) as error:
+            raise InputError(f"{self.path} is no text in {encoding} ({error}).") from error
+
+    def _drawn_on(self) -> tuple[int, int] | None:
+        """The size in pixels that the annotation names; some tools leave it 0."""
+        try:
+            width, height = (int(float(self._size[name])) for name in ("width", "height"))
+        except (KeyError, ValueError, OverflowError):
+            return None
+        return (width, height) if min(width, height) > 0 else None
 
     def _flags(self, name: str) -> Bool[np.ndarray, " m"]:
-        values = (o.get(f"annotation/object/{name}", "0").strip() for o in self._objects)
-        return np.array([value == "1" for value in values], bool)
+        values = (o.get(f"annotation/object/{name}", "") for o in self._objects)
+        return np.array([self._is_set(name, value.strip().lower()) for value in values], bool)
+
+    def _is_set(self, name: str, value: str) -> bool:
+        """Whether a flag is set; some tools write words, or how much of an object is hidden."""
+        if value in _TRUE + _FALSE:
+            return value in _TRUE
+        try:
+            return float(value) > 0
+        except ValueError:
+            raise InputError(f"{self.path}: {name} is {value[:40]!r}, expected 0 or 1.") from None
 
     def _box(self, found: dict[str, str]) -> list[float]:
         try:
@@ -215,6 +294,8 @@ class _AnnotationReader:
     def _start(self, name: str, _attributes) -> None:
         self._root = self._root or name
         self._open.append(name)
+        if len(self._open) > _MAX_DEPTH:
+            raise InputError(f"{self.path} is nested more than {_MAX_DEPTH} deep.")
         if self._open == ["annotation", "object"]:
             self._objects.append({})
 
@@ -225,6 +306,8 @@ class _AnnotationReader:
         if self._open[:2] == ["annotation", "object"]:
             place = "/".join(self._open)
             self._objects[-1][place] = self._objects[-1].get(place, "") + text
+        elif self._open[:2] == ["annotation", "size"] and len(self._open) == 3:
+            self._size[self._open[2]] = self._size.get(self._open[2], "") + text
 
 
 def _is_image(path: Path) -> bool:
@@ -232,22 +315,31 @@ def _is_image(path: Path) -> bool:
 
 
 def _is_year(folder: Path) -> bool:
-    return all((folder / name).is_dir() for name in (IMAGES, LISTS))
+    return (folder / IMAGES).is_dir() and any(
+        (folder / name).is_dir() for name in (LISTS, ANNOTATIONS)
+    )
 
 
 def _read_list(year: Path, split: str) -> tuple[str, list[str]]:
     """The list that is read, and the images it names."""
     lists = {path.stem: path for path in (year / LISTS).glob("*.txt")}
-    chosen = split if split in lists else WHOLE
+    chosen = WHOLE if split in UNDIVIDED and split not in lists else split
     if chosen not in lists:
+        wanted = f"no {split}.txt" if chosen == split else f"neither {split}.txt nor {chosen}.txt"
         raise InputError(
-            f"{year / LISTS} has neither {split}.txt nor {WHOLE}.txt. It has "
-            f"{_joined(sorted(lists)) or 'no list'}."
+            f"{year / LISTS} has {wanted}. It has {_joined(sorted(lists)) or 'no list'}."
         )
-    # Lists of one class have a second column.
-    stems = [line.split()[0] for line in lists[chosen].read_text().splitlines() if line.strip()]
+    # Lists of one class have a second column; names may end in the image's suffix.
+    text = os.fsdecode(lists[chosen].read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    names = [line.split()[0] for line in text.splitlines() if line.strip()]
+    stems = [name[: -len(Path(name).suffix)] if _is_image(Path(name)) else name for name in names]
     if not stems:
         raise InputError(f"{lists[chosen]} names no image.")
+    if foreign := next((stem for stem in stems if "/" in stem), None):
+        raise InputError(
+            f"{lists[chosen]} names {foreign!r}; expected names of images in {IMAGES}, without a "
+            "folder."
+        )
     return chosen, stems
 
 

@@ -40,7 +40,8 @@ def year(tmp_path):
 def test_a_root_is_recognised_at_every_level(year):
     root = year.parents[1]
     assert voc_year(root) == voc_year(root / "VOCdevkit") == voc_year(year) == year
-    assert voc_year(root.parent) is None
+    assert voc_year(root.parent) == year
+    assert voc_year(root.parents[1]) is None
     source = open_source(str(root), "trainval")
     assert isinstance(source, Source)
     assert isinstance(source, EncodedSource)

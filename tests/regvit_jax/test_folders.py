@@ -1,0 +1,67 @@
+"""What lies beside images does not become an image, a class or a split."""
+
+import unicodedata
+
+import pytest
+from PIL import Image
+
+from regvit_jax.data import open_source
+from regvit_jax.errors import InputError
+from regvit_jax.image_folder import FolderSource, why_no_classes
+from regvit_jax.source import check_same_classes
+
+
+def put(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4)).save(path)
+
+
+@pytest.mark.parametrize("rubbish", ["@eaDir", "__MACOSX", ".ipynb_checkpoints", "lost+found"])
+def test_what_other_programs_leave_is_no_class(tmp_path, rubbish):
+    put(tmp_path / "a/1.png")
+    put(tmp_path / rubbish / "2.png")
+    put(tmp_path / "a" / rubbish / "3.png")
+    source = FolderSource.open(tmp_path)
+    assert source.class_names == ("a",)
+    assert source.file_names == ("a/1.png",)
+
+
+def test_our_own_results_and_runs_are_no_images(tmp_path):
+    put(tmp_path / "a/1.png")
+    put(tmp_path / "norms/figure.png")
+    (tmp_path / "norms/results.json").write_text('{\n "format": 1,\n "analysis": "norms"}')
+    put(tmp_path / "run/samples.png")
+    (tmp_path / "run/steps").mkdir()
+    (tmp_path / "run/recipe.json").write_text("{}")
+    put(tmp_path / "mine/2.png")
+    (tmp_path / "mine/results.json").write_text("[]")
+    assert FolderSource.open(tmp_path).class_names == ("a", "mine")
+
+
+def test_splits_below_a_folder_are_not_mixed(tmp_path):
+    for split in ("train", "val", "test"):
+        put(tmp_path / "ILSVRC/CLS-LOC" / split / "1.png")
+    with pytest.raises(InputError, match=r"CLS-LOC holds the splits test, train, val.*--data"):
+        open_source(str(tmp_path))
+    assert len(open_source(str(tmp_path / "ILSVRC/CLS-LOC"))) == 1
+
+
+def test_a_photograph_beside_class_folders_is_named(tmp_path):
+    put(tmp_path / "a/1.png")
+    put(tmp_path / "stray.png")
+    assert "stray.png" in why_no_classes(FolderSource.open(tmp_path))
+
+
+def test_names_of_classes_are_the_same_however_the_disk_writes_them(tmp_path):
+    sources = []
+    for form in ("NFC", "NFD"):
+        put(tmp_path / form / unicodedata.normalize(form, "café") / "1.png")
+        sources.append(FolderSource.open(tmp_path / form))
+    check_same_classes(*sources)
+    assert [source[0].label for source in sources] == [0, 0]
+
+
+def test_a_file_as_data_says_what_to_name_instead(tmp_path):
+    put(tmp_path / "1.png")
+    with pytest.raises(InputError, match=r"is a file, expected a folder"):
+        open_source(str(tmp_path / "1.png"))
