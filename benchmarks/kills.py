@@ -164,9 +164,13 @@ def contents(out: Path) -> dict[str, Any]:
 
 
 def differences(expected: dict[str, Any], found: dict[str, Any], label: str) -> list[str]:
-    """Names of what differs."""
+    """What differs, and what it is instead."""
     names = sorted(expected.keys() | found.keys())
-    return [f"{label}: {name}" for name in names if expected.get(name) != found.get(name)]
+    return [
+        f"{label}: {name} is {str(found.get(name))[:200]}"
+        for name in names
+        if expected.get(name) != found.get(name)
+    ]
 
 
 def _live(recipe: Recipe, out: Path, folder: Path, delay: float | None) -> int:

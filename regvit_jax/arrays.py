@@ -32,6 +32,10 @@ SETTLED_SECONDS, PATIENCE_SECONDS = 0.3, 10.0
 """How long files must not change to count as written, and how long this is waited for."""
 
 
+FILES_BYTES = 12 * 2**10
+"""What an array needs besides its values: a folder, a description, the rest of a block."""
+
+
 class DamagedArraysError(Exception):
     """Files are missing, cut short or not as they were written: the checksums tell.
 
@@ -46,7 +50,7 @@ def write_arrays(folder: Path, arrays: Arrays) -> None:
     Raises:
       OSError: If they cannot be written. Nobody writes into the folder any more then.
     """
-    _check_room(folder, sum(np.asarray(array).nbytes for array in arrays.values()))
+    _check_room(folder, sum(np.asarray(x).nbytes + FILES_BYTES for x in arrays.values()))
     with _errors_of_the_system(folder), _writer() as checkpointer:
         checkpointer.save(folder.resolve() / ARRAYS_FOLDER, unflatten(arrays))
     checksums = json.dumps(_checksums(folder / ARRAYS_FOLDER), indent=2)

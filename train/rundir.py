@@ -231,8 +231,13 @@ class RunDirectory:
         return result
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Marks the run as finished."""
+        """Marks the run as finished, once its last state is safe.
+
+        Raises:
+          OSError: If something cannot be written.
+        """
         if self.is_writer:
+            self.states.wait()
             self.metrics.sync()
             write_json(self.path / RESULT, result)
 

@@ -187,9 +187,12 @@ class StateStore:
     def _tell(self, error: OSError) -> NoReturn:
         """Raises an error of writing again, with what is safe."""
         steps = self.steps()
-        newest = f"the newest whole state is of step {steps[-1]}" if steps else "none is saved yet"
-        reason = f"{error.strerror or error} while a state was saved; {newest}, from which the "
-        reason += "same command continues"
+        newest = "no state is saved yet"
+        if steps:
+            newest = (
+                f"the newest whole state is of step {steps[-1]}, where the same command goes on"
+            )
+        reason = f"{error.strerror or error} while a state was saved; {newest}"
         raise OSError(error.errno, reason, str(error.filename or self.directory)) from error
 
     def _names(self) -> list[str]:
