@@ -45,6 +45,7 @@ def test_the_wheel_holds_one_import_name_and_every_module(tmp_path):
     assert not re.search(RELATIVE_LINK, archive.read(metadata).decode())
     top_level = {name.split("/")[0] for name in names}
     assert {name for name in top_level if not name.endswith(".dist-info")} == {"regvit_jax"}
+    assert "regvit_jax/py.typed" in names
     for room in ROOMS:
         for path in (ROOT / room).rglob("*"):
             if path.suffix in (".py", ".jinja"):
