@@ -1,4 +1,4 @@
-"""Do the readers stand a few damaged files of every kind? `python -m benchmarks.fuzz` tries more."""
+"""Do the readers stand damaged files of every kind? `python -m benchmarks.fuzz` tries more."""
 
 import pytest
 
