@@ -4,7 +4,6 @@ The public names are imported on first use, so that `--help` of a command needs 
 """
 
 import importlib
-import importlib.metadata
 
 _HOME = {
     "DeiT3": "regvit_jax.model",
@@ -17,24 +16,16 @@ _HOME = {
     "save": "regvit_jax.checkpoint",
 }
 
-__all__ = [*_HOME, "__version__"]
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str):
     if name == "__version__":
-        return _version()
+        return importlib.import_module("regvit_jax.versions").version()
     if name not in _HOME:
         raise AttributeError(f"module 'regvit_jax' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
-def _version() -> str:
-    """What is installed; a checkout that nobody installed has no version."""
-    try:
-        return importlib.metadata.version("regvit-jax")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+    return sorted({*globals(), *__all__, "__version__"})

@@ -6,75 +6,90 @@ A folder holds `params/`, an Orbax tree of host arrays (which opens on any numbe
 
 import contextlib
 import errno
+import importlib.metadata
 import json
 import logging
 import os
+import re
 import shutil
+import stat
+import sys
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
 
 import numpy as np
 
+from regvit_jax import strict_json
 from regvit_jax.errors import InputError
-from regvit_jax.strict_json import read_json
 
 ARRAYS_FOLDER, CHECKSUMS_FILE = "params", "checksums.json"
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_PART_BYTES = 2**24
+_ERROR_CODE = re.compile(r"os_error_code='(\d+)'")
+"""What TensorStore appends to the errors of the system."""
+_ECHO_SECONDS = 0.3
+"""After an error, for the threads that still run into it."""
+_QUIET_SECONDS, _SETTLE_SECONDS = 0.5, 20.0
+
+FILES_BYTES = 12 * 2**10
+"""What an array needs besides its values: a folder, a description, the rest of a block."""
 
 Arrays = Mapping[str, np.ndarray]
 Described = dict[str, tuple[tuple[int, ...], str]]
 """Shape and type of each array."""
 
 
-SETTLED_SECONDS, PATIENCE_SECONDS = 0.3, 10.0
-"""How long files must not change to count as written, and how long this is waited for."""
-
-
-FILES_BYTES = 12 * 2**10
-"""What an array needs besides its values: a folder, a description, the rest of a block."""
-
-
 class DamagedArraysError(Exception):
-    """Files are missing, cut short or not as they were written: the checksums tell.
+    """Files are missing, cut short or not as they were written: reading again will not help.
 
-    Never raised for what may be the system's fault: an error while reading, a missing right, a
-    full disk are `OSError`s, and the same files may be whole when they are read again.
+    Only checksums tell. Never raised for what may be the system's fault (no right to read, a disk
+    that fails, no memory): that stays an `OSError`.
     """
 
 
-def write_arrays(folder: Path, arrays: Arrays) -> None:
+def write_arrays(folder: str | Path, arrays: Arrays) -> None:
     """Writes arrays under their "/"-joined names into an existing folder.
 
     Raises:
-      OSError: If they cannot be written. Nobody writes into the folder any more then.
+      OSError: If they cannot be written, such as on a full disk. Nothing of them stays, and nobody
+        writes any more.
     """
+    folder = Path(folder).resolve()
     _check_room(folder, sum(np.asarray(x).nbytes + FILES_BYTES for x in arrays.values()))
-    with _errors_of_the_system(folder), _writer() as checkpointer:
-        checkpointer.save(folder.resolve() / ARRAYS_FOLDER, unflatten(arrays))
-    checksums = json.dumps(_checksums(folder / ARRAYS_FOLDER), indent=2)
-    (folder / CHECKSUMS_FILE).write_text(checksums + "\n")
+    with _quietly(), _told_by_the_system(folder), _undone_on_failure(folder):
+        with _writer() as checkpointer:
+            checkpointer.save(folder / ARRAYS_FOLDER, unflatten(arrays))
+        checksums = json.dumps(_checksums(folder / ARRAYS_FOLDER), indent=2)
+        (folder / CHECKSUMS_FILE).write_text(checksums + "\n")
 
 
-def describe_arrays(folder: Path) -> Described:
+def describe_arrays(folder: str | Path) -> Described:
     """What the arrays in a folder are, without reading them.
 
     Raises:
       DamagedArraysError: If the folder's files are not as they were written.
-      InputError: If they are, but are no such arrays.
       OSError: If they cannot be read.
+      InputError: If they are no such arrays.
     """
     import orbax.checkpoint as ocp
 
+    folder = Path(folder)
     _check_files(folder)
-    with _misfits_are_named(folder), ocp.StandardCheckpointer(**_alone()) as checkpointer:
+    with (
+        _quietly(),
+        _told_by_the_system(folder),
+        _misfits_are_named(folder),
+        ocp.StandardCheckpointer(**_alone()) as checkpointer,
+    ):
         metadata = checkpointer.metadata(folder.resolve() / ARRAYS_FOLDER)
         found = flatten(dict(metadata.item_metadata.tree))
         return {name: (tuple(x.shape), str(np.dtype(x.dtype))) for name, x in found.items()}
 
 
-def read_arrays(folder: Path, described: Described) -> dict[str, np.ndarray]:
+def read_arrays(folder: str | Path, described: Described) -> dict[str, np.ndarray]:
     """The arrays in a folder by name.
 
     Args:
@@ -82,13 +97,19 @@ def read_arrays(folder: Path, described: Described) -> dict[str, np.ndarray]:
       described: As `describe_arrays` says.
 
     Raises:
-      InputError: If they are no such arrays.
       OSError: If they cannot be read.
+      InputError: If they are no such arrays.
     """
     import orbax.checkpoint as ocp
 
+    folder = Path(folder)
     template = {name: np.zeros(shape, kind) for name, (shape, kind) in described.items()}
-    with _misfits_are_named(folder), ocp.StandardCheckpointer(**_alone()) as checkpointer:
+    with (
+        _quietly(),
+        _told_by_the_system(folder),
+        _misfits_are_named(folder),
+        ocp.StandardCheckpointer(**_alone()) as checkpointer,
+    ):
         tree = checkpointer.restore(folder.resolve() / ARRAYS_FOLDER, unflatten(template))
         return flatten(tree)
 
@@ -118,108 +139,148 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checksums(folder: Path) -> dict[str, int]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): zlib.crc32(path.read_bytes()) for path in files}
+    return {path.relative_to(folder).as_posix(): _checksum(path) for path in files}
+
+
+def _checksum(path: Path) -> int:
+    """CRC-32 of a file."""
+    crc = 0
+    with path.open("rb") as file:
+        while part := file.read(_PART_BYTES):
+            crc = zlib.crc32(part, crc)
+    return crc
 
 
 def _check_files(folder: Path) -> None:
-    """Raises an error that names the files that are not as they were written."""
+    """Raises an error that names the files that do not fit their checksums, if there are any."""
     path = folder / CHECKSUMS_FILE
-    if not path.exists():
-        return
     try:
-        written = read_json(path)
+        written = strict_json.read_json(path)
+        for name, crc in written.items():
+            strict_json.expect(crc, int, f"{path}: {name}")
+    except FileNotFoundError:  # of an earlier version
+        _check_rights(folder)
+        return
     except InputError as error:
         raise DamagedArraysError(str(error)) from error
-    found = _checksums(folder / ARRAYS_FOLDER)
-    if damaged := sorted(name for name, crc in written.items() if found.get(name) != crc):
+    damaged = [
+        name for name, crc in sorted(written.items()) if not _is_as_written(folder, name, crc)
+    ]
+    if damaged or not written:
         raise DamagedArraysError(
             f"{len(damaged)} of {len(written)} files are not as they were written "
             f"({', '.join(damaged[:3])}{', ...' if len(damaged) > 3 else ''})"
         )
 
 
+def _check_rights(folder: Path) -> None:
+    """Raises PermissionError where a file may not be read, which Orbax would call missing."""
+    for parent, _, names in os.walk(folder, onerror=_raise):
+        for name in names:
+            with open(os.path.join(parent, name), "rb"):
+                pass
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+def _is_as_written(folder: Path, name: str, crc: int) -> bool:
+    """Whether a file is there and has a checksum; OSError where the system does not let it tell."""
+    place = PurePosixPath(name)
+    if place.is_absolute() or ".." in place.parts or "\0" in name:
+        return False
+    path = folder / ARRAYS_FOLDER / place
+    try:
+        return stat.S_ISREG(path.stat().st_mode) and _checksum(path) == crc
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 @contextlib.contextmanager
 def _misfits_are_named(folder: Path) -> Iterator[None]:
-    """Files whose checksums are right, and which Orbax cannot read all the same."""
+    """Files that are as they were written, or unguarded, and that Orbax cannot read."""
     try:
-        with _errors_of_the_system(folder):
-            yield
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        yield
+    except (ValueError, KeyError, AttributeError, TypeError, *_ABSENT) as error:
+        if _ERROR_CODE.search(str(error)):
+            raise  # of the system
+        words = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
         raise InputError(
-            f"{folder / ARRAYS_FOLDER} holds no arrays that this version reads "
-            f"({type(error).__name__}: {_first_line(error)}). Was it written by another program, "
-            "or copied in part?"
+            f"{folder / ARRAYS_FOLDER} holds no arrays that this version and Orbax "
+            f"{importlib.metadata.version('orbax-checkpoint')} read ({words}). Was it written by "
+            "another program, or copied in part?"
         ) from error
 
 
 @contextlib.contextmanager
-def _errors_of_the_system(folder: Path) -> Iterator[None]:
-    """Errors of TensorStore, which have types of their own, as Python's; its writers have ended."""
+def _told_by_the_system(folder: Path) -> Iterator[None]:
+    """TensorStore's errors of the system as `OSError`s, which name the folder."""
     try:
         yield
-    except Exception as error:
-        _wait_for_writers(folder)
-        number = _system_error(error)
-        if number is None or isinstance(error, OSError):
-            raise
-        raise OSError(number, f"{os.strerror(number)} ({_first_line(error)})", folder) from error
-
-
-_SYSTEM_WORDS = {
-    errno.ENOSPC: ("No space left", "ENOSPC"),
-    errno.EDQUOT: ("quota exceeded", "EDQUOT"),
-    errno.EFBIG: ("File too large", "EFBIG"),
-    errno.EACCES: ("Permission denied", "PERMISSION_DENIED"),
-    errno.EROFS: ("Read-only file system",),
-    errno.EIO: ("Input/output error",),
-    errno.EMFILE: ("Too many open files",),
-}
-"""How TensorStore and Orbax write what the system said."""
-
-
-def _system_error(error: BaseException) -> int | None:
-    """The system's number of an error that only its text tells."""
-    seen: BaseException | None = error
-    while seen is not None:
-        text = str(seen)
-        for number, words in _SYSTEM_WORDS.items():
-            if any(word in text for word in words):
-                return number
-        seen = seen.__cause__ or seen.__context__
-    return None
+    except (ValueError, RuntimeError) as error:
+        if found := _ERROR_CODE.search(str(error)):
+            code = int(found.group(1))
+            raise OSError(code, os.strerror(code), str(folder)) from error
+        raise
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, os.strerror(error.errno), str(folder)) from error
+        raise
 
 
 def _check_room(folder: Path, num_bytes: int) -> None:
     """Raises before anything is written that cannot all be: no writer then has to be stopped."""
     free = shutil.disk_usage(folder).free
-    if free < num_bytes:
+    if 0 < free < num_bytes:  # some network file systems do not say: 0
         words = f"{os.strerror(errno.ENOSPC)}: {num_bytes} bytes are needed, {free} are free"
-        raise OSError(errno.ENOSPC, words, folder)
+        raise OSError(errno.ENOSPC, words, str(folder))
 
 
-def _wait_for_writers(folder: Path) -> None:
-    """Returns when no file in a folder changes any more: writers outlive the call that failed."""
-    end, before, since = time.monotonic() + PATIENCE_SECONDS, None, time.monotonic()
-    while time.monotonic() < end:
-        now = _sizes(folder)
-        if now != before:
-            before, since = now, time.monotonic()
-        elif time.monotonic() - since >= SETTLED_SECONDS:
-            return
-        time.sleep(SETTLED_SECONDS / 6)
+@contextlib.contextmanager
+def _undone_on_failure(folder: Path) -> Iterator[None]:
+    is_done = False
+    try:
+        yield
+        is_done = True
+    finally:
+        if not is_done:
+            _remove_while_written(folder)
 
 
-def _sizes(folder: Path) -> list[tuple[str, int]]:
-    found = []
-    for path in sorted(folder.rglob("*")):
-        with contextlib.suppress(OSError):
-            found.append((str(path), path.lstat().st_size))
-    return found
+def _remove_while_written(folder: Path) -> None:
+    """Removes arrays that were being written; returns when nobody writes there any more.
+
+    TensorStore's threads outlive an error, and make a folder anew that was removed under them.
+    """
+    quiet_since, end = time.monotonic(), time.monotonic() + _SETTLE_SECONDS
+    while time.monotonic() < min(end, quiet_since + _QUIET_SECONDS):
+        for path in folder.glob(f"{ARRAYS_FOLDER}*"):
+            shutil.rmtree(path, ignore_errors=True)
+            quiet_since = time.monotonic()
+        time.sleep(0.02)
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the tracebacks that threads print of an error that is raised as well."""
+    hook, logger = sys.unraisablehook, logging.getLogger("absl")
+
+    def only_others(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
+    sys.unraisablehook = only_others
+    logger.addFilter(_says_something)
+    try:
+        yield
+    except BaseException:
+        time.sleep(_ECHO_SECONDS)
+        raise
+    finally:
+        logger.removeFilter(_says_something)
+        if sys.unraisablehook is only_others:
+            sys.unraisablehook = hook
 
 
 @contextlib.contextmanager
@@ -240,13 +301,8 @@ def _writer() -> Iterator[Any]:
     handler = ocp.PyTreeCheckpointHandler(
         use_ocdbt=False, type_handler_registry=registry, **_alone()
     )
-    logger = logging.getLogger("absl")
-    logger.addFilter(_says_something)
-    try:
-        with ocp.Checkpointer(handler, **_alone()) as checkpointer:
-            yield checkpointer
-    finally:
-        logger.removeFilter(_says_something)
+    with ocp.Checkpointer(handler, **_alone()) as checkpointer:
+        yield checkpointer
 
 
 def _alone() -> dict[str, Any]:
@@ -264,8 +320,8 @@ def _alone() -> dict[str, Any]:
 
 
 def _says_something(record: logging.LogRecord) -> bool:
-    """False for a warning that files of Orbax's other form are not there, and for raised errors.
-
-    Orbax logs the traceback of what a writing thread raised; the same is raised here.
-    """
-    return "Skipping merge of OCDBT" not in str(record.msg) and record.levelno < logging.ERROR
+    """False for what Orbax logs of files that need no merging, and of errors that it raises too."""
+    return not any(
+        words in str(record.msg)
+        for words in ("Skipping merge of OCDBT", "_SignalingThread.run() raised")
+    )

@@ -5,15 +5,17 @@ guarded by `checksums.json` (`regvit_jax.arrays`).
 """
 
 import dataclasses
-import importlib.metadata
 import json
+import os
 import shlex
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from regvit_jax import strict_json
 from regvit_jax.arrays import (
     DamagedArraysError,
     describe_arrays,
@@ -25,7 +27,7 @@ from regvit_jax.arrays import (
 from regvit_jax.config import ViTConfig
 from regvit_jax.errors import InputError
 from regvit_jax.preprocess import Preprocess
-from regvit_jax.strict_json import build, convert, expect, read_json
+from regvit_jax.versions import versions
 from regvit_jax.whole import appearing, remove_leftovers
 
 if TYPE_CHECKING:
@@ -39,6 +41,16 @@ MODEL_FOLDER = "model"
 """Where a training run keeps its newest checkpoint directory."""
 
 Params = dict[str, Any]
+
+_KINDS: dict[str, type] = {
+    "format": int,
+    "model": dict,
+    "source": dict,
+    "class_names": list,
+    "preprocess": dict,
+    "metrics": dict,
+}
+"""What a configuration holds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +75,9 @@ def save(
     Raises:
       InputError: If the directory exists and `overwrite` is not set, or the parameters do not fit
         the configuration.
-      OSError: If it cannot be written; nothing of it stays then.
     """
-    directory = Path(directory).resolve()
-    if directory.exists() and not overwrite:
+    directory = Path(os.path.realpath(directory))
+    if directory.exists() and not (overwrite and _may_be_replaced(directory)):
         raise InputError(f"{directory} exists already. Choose another name, or remove it first.")
     host_params = {name: np.asarray(value) for name, value in flatten(params).items()}
     _check(directory, info.model, {k: (v.shape, str(v.dtype)) for k, v in host_params.items()})
@@ -86,6 +97,7 @@ def load(directory: str | Path, dtype: Any = np.float32) -> "tuple[DeiT3, Params
 
     Raises:
       InputError: If it is no checkpoint directory, or its tensors are not exactly the model's.
+      OSError: If it cannot be read.
     """
     import jax.numpy as jnp
 
@@ -110,26 +122,26 @@ def read_info(directory: str | Path) -> CheckpointInfo:
 
     Raises:
       InputError: If it is no checkpoint directory of this version.
+      OSError: If it cannot be read.
     """
     path = resolve(directory) / CONFIG_FILE
-    values, label = read_json(path), str(path)
+    values = strict_json.read_json(path)
     if values.get("format") != FORMAT:
         raise InputError(
             f"{path} has format {values.get('format')!r:.40}; this version reads {FORMAT}. "
             "Expected the configuration of a checkpoint that regvit_jax wrote."
         )
-    fields = ("model", "source", "class_names", "preprocess", "metrics")
-    if missing := [name for name in fields if name not in values]:
+    if missing := [name for name in _KINDS if name not in values]:
         raise InputError(f"{path} is not a checkpoint's configuration: it lacks {missing}.")
-    parts = {name: f"{label}: {name}" for name in fields}
+    for name, kind in _KINDS.items():
+        strict_json.expect(values[name], kind, f"{path}: {name}")
+    names = values["class_names"]
     return CheckpointInfo(
-        model=build(ViTConfig, expect(values["model"], dict, parts["model"]), parts["model"]),
-        source=expect(values["source"], dict, parts["source"]),
-        class_names=convert(values["class_names"], tuple[str, ...], parts["class_names"]),
-        preprocess=build(
-            Preprocess, expect(values["preprocess"], dict, parts["preprocess"]), parts["preprocess"]
-        ),
-        metrics=expect(values["metrics"], dict, parts["metrics"]),
+        model=ViTConfig.from_json(values["model"], f"{path}: model"),
+        source=values["source"],
+        class_names=strict_json.convert(names, tuple[str, ...], f"{path}: class_names"),
+        preprocess=strict_json.build(Preprocess, values["preprocess"], f"{path}: preprocess"),
+        metrics=values["metrics"],
     )
 
 
@@ -139,9 +151,9 @@ def resolve(directory: str | Path) -> Path:
     Raises:
       InputError: If the path is neither; says what to do with a PyTorch file.
     """
-    directory = Path(directory).resolve()
+    directory = Path(os.path.realpath(directory))
     for candidate in (directory, directory / MODEL_FOLDER):
-        if (candidate / CONFIG_FILE).is_file() and not _foreign_weights(candidate):
+        if _is_file(candidate / CONFIG_FILE) and not _foreign_weights(candidate):
             return candidate
     if not directory.exists():
         raise InputError(f"There is no checkpoint directory {directory}.")
@@ -159,6 +171,21 @@ def resolve(directory: str | Path) -> Path:
     raise InputError(
         f"{directory} is not a checkpoint directory: it has no {CONFIG_FILE}. Expected what "
         "`regvit-convert import` or `regvit-train run` wrote."
+    )
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; OSError where the system does not let it be known."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _may_be_replaced(directory: Path) -> bool:
+    """Whether a folder is a checkpoint's or empty; anything else is not ours to remove."""
+    return directory.is_dir() and (
+        _is_file(directory / CONFIG_FILE) or not any(directory.iterdir())
     )
 
 
@@ -220,18 +247,3 @@ def _to_json(info: CheckpointInfo) -> dict[str, Any]:
         "metrics": dict(info.metrics),
         "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries that results depend on."""
-    names = ("regvit-jax", "jax", "jaxlib", "flax", "numpy", "orbax-checkpoint", "pillow")
-    installed = {dist for dist in names if _installed(dist)}
-    return {name: importlib.metadata.version(name) for name in names if name in installed}
-
-
-def _installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

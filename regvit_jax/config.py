@@ -1,27 +1,29 @@
 """What does a model look like? Its configuration, and the published sizes."""
 
 import dataclasses
-import math
-import numbers
+from collections.abc import Mapping
 from typing import Any, Literal
 
+from regvit_jax import strict_json
 from regvit_jax.errors import InputError
-from regvit_jax.strict_json import build
+
+LIMITS: dict[str, tuple[int | float, int | float]] = {
+    "embed_dim": (1, 65_536),
+    "depth": (1, 1_024),
+    "num_heads": (1, 65_536),
+    "patch_size": (1, 4_096),
+    "image_size": (1, 65_536),
+    "num_registers": (0, 65_536),
+    "num_classes": (0, 10_000_000),
+    "mlp_ratio": (1e-3, 1_000),
+    "layer_norm_epsilon": (1e-30, 1),
+    "layer_scale_init": (-1e3, 1e3),
+    "register_init_std": (0, 1e3),
+}
+"""Least and greatest value of a field; beyond lie damaged files, and hours of tracing a model."""
 
 PosResampling = Literal["antialias", "plain", "offset"]
 MlpKind = Literal["gelu", "gelu_tanh", "swiglu"]
-
-
-_RANGES: dict[str, tuple[int, int]] = {
-    "embed_dim": (1, 2**16),
-    "depth": (1, 1024),
-    "num_heads": (1, 2**12),
-    "patch_size": (1, 2**12),
-    "image_size": (1, 2**15),
-    "num_registers": (0, 2**12),
-    "num_classes": (0, 2**24),
-}
-"""Far beyond every published model; a number outside is a fault of a file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,25 +62,7 @@ class ViTConfig:
     """How `pos_embed` is resampled to another grid (`regvit_jax.positions`)."""
 
     def __post_init__(self) -> None:
-        for name, (least, most) in _RANGES.items():
-            value = getattr(self, name)
-            if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-                raise InputError(f"{name} must be a whole number, got {value!r:.60}.")
-            value = int(value)
-            if value < least:
-                bound = f"at least {least}" if least else "0 or more"
-                raise InputError(f"{name} must be {bound}, got {value}.")
-            if value > most:
-                raise InputError(f"{name} must be at most {most}, got {value}.")
-        for name, highest in (("mlp_ratio", 64.0), ("layer_norm_epsilon", 1.0)):
-            value = getattr(self, name)
-            if not isinstance(value, numbers.Real) or not 0 < float(value) <= highest:
-                raise InputError(
-                    f"{name} must be above 0 and at most {highest:g}, got {value!r:.60}."
-                )
-        for name in ("layer_scale_init", "register_init_std"):
-            if not math.isfinite(getattr(self, name)):
-                raise InputError(f"{name} must be finite, got {getattr(self, name)}.")
+        strict_json.check_fields(self, LIMITS)
         if self.embed_dim % self.num_heads:
             raise InputError(
                 f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}."
@@ -87,6 +71,8 @@ class ViTConfig:
             raise InputError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}."
             )
+        if self.mlp_dim < 1:
+            raise InputError(f"mlp_ratio {self.mlp_ratio} leaves no hidden unit.")
         if not 0.0 <= self.drop_path_rate < 1.0:
             raise InputError(f"drop_path_rate must be in [0, 1), got {self.drop_path_rate}.")
 
@@ -105,13 +91,17 @@ class ViTConfig:
         return side, side
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "ViTConfig":
-        """The configuration that `dataclasses.asdict` wrote.
+    def from_json(cls, values: Mapping[str, Any], label: str = "The model") -> "ViTConfig":
+        """The configuration that `dataclasses.asdict` wrote; unknown names are refused.
+
+        Args:
+          values: Of the fields.
+          label: What error messages call them.
 
         Raises:
-          InputError: If a name is not a field of this version, or a value of another type.
+          InputError: If a name is not a field of this version, or a value not what it may be.
         """
-        return build(cls, values, "The model configuration")
+        return strict_json.build(cls, values, label)
 
 
 VARIANTS: dict[str, ViTConfig] = {

@@ -1,70 +1,181 @@
-"""How do the commands speak to a person: errors, exit status, progress?
+"""How do the commands speak to a person: errors, exit status, progress?"""
 
-| what ends a command | status | what is said |
-|---|---|---|
-| bad input, an error of the system | 2 | one message: what was expected, what came, what to do |
-| Ctrl-C | 130 | that it stopped |
-| the reader of a pipe left (`| head`) | 141 | nothing |
-| anything else | 1 | one sentence, and a log file with the traceback |
-"""
-
-import contextlib
-import datetime
 import errno
 import os
-import shlex
+import select
+import signal
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from regvit_jax.errors import InputError
+from regvit_jax.interrupt import Stopped
+from regvit_jax.last_resort import write_log
 
 Item = TypeVar("Item")
 
-MEMORY_ADVICE = (
-    "Ask for less at once: a smaller --batch-size, for training a larger --accumulation-steps, a "
-    "smaller --image-size, or a smaller model."
-)
-_MEMORY_WORDS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Unable to allocate")
-_CURES = {
+BAD_INPUT, OUR_FAULT = 2, 1
+"""Exit status."""
+CURES = {
     errno.ENOSPC: "Make room, or write to another disk; what was there before is as it was.",
     errno.EDQUOT: "Make room within your quota, or write to another disk.",
     errno.EACCES: "Ask for the right to read or write it, or name another place.",
     errno.EROFS: "Name a place on another file system.",
     errno.EMFILE: "Allow more open files: `ulimit -n 4096`.",
 }
+"""What to do about an error of the system."""
+BROKEN_PIPE = 128 + signal.SIGPIPE
 
 
 def run(command: Callable[[], None]) -> None:
-    """Runs a command, and ends the process as the table above says if it fails."""
+    """Runs a command; whatever happens, it ends with one sentence and a status that tells it.
+
+    Bad input and errors of the system end it with status 2, Ctrl-C with 130, a signal with 128 and
+    its number, a fault of ours with 1 and a log file. A reader that has gone (`| head`) is no
+    error.
+    """
     _open_streams()
+    try:
+        status = _status(command)
+        sys.stdout.flush()
+    except OSError as error:  # the output's reader has gone, or its disk is full
+        status = _told(error) if error.errno != errno.EPIPE else BROKEN_PIPE
+        _drop_output()
+    if status:
+        raise SystemExit(status)
+
+
+def _status(command: Callable[[], None]) -> int:
+    """Exit status of a command, after a message where it failed."""
     try:
         if sys.argv[1:] == ["--version"]:
             _write_version()
-        else:
-            command()
-        sys.stdout.flush()
-    except SystemExit:  # `--help` has answered
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
-        raise
-    except InputError as error:
-        _fail(f"Error: {error}", 2)
-    except BrokenPipeError:
-        _leave_pipe()
-    except KeyboardInterrupt:
-        _fail("Stopped.", 130)
-    except MemoryError as error:
-        _fail(f"Error: not enough memory{_detail(error)}. {MEMORY_ADVICE}", 2)
-    except OSError as error:  # a full disk, a folder that may not be written
-        _fail(_describe(error), 2)
-    except Exception as error:
-        if _is_out_of_memory(error):
-            _fail(f"Error: not enough memory{_detail(error)}. {MEMORY_ADVICE}", 2)
-        _fail(_unexpected(error), 1)
+            return 0
+        command()
+    except SystemExit as error:
+        if error.code is None or isinstance(error.code, int):
+            return error.code or 0
+        return _say(str(error.code), OUR_FAULT)
+    except (Exception, KeyboardInterrupt) as error:
+        return _told(error)
+    return 0
+
+
+def _write_version() -> None:
+    """Says which versions are installed, without loading any of them."""
+    from regvit_jax.versions import version, versions
+
+    others = ", ".join(f"{name} {x}" for name, x in versions().items() if name != "regvit-jax")
+    sys.stdout.write(f"regvit-jax {version()} (Python {sys.version.split()[0]}, {others})\n")
+
+
+def _told(error: BaseException) -> int:
+    """Says what went wrong; the exit status."""
+    cause = _understood(error)
+    if isinstance(cause, BrokenPipeError) and not _is_read():
+        raise cause
+    if isinstance(cause, KeyboardInterrupt):
+        return _say("Stopped.", 128 + signal.SIGINT)
+    if isinstance(cause, Stopped):
+        return _say(str(cause), 128 + cause.number)
+    if isinstance(cause, InputError):
+        return _say(f"Error: {cause}", BAD_INPUT)
+    if _is_of_memory(cause):
+        return _say(f"Error: {_memory_advice()}", BAD_INPUT)
+    if isinstance(cause, OSError):
+        return _say(f"Error: {_sentence(cause)}", BAD_INPUT)
+    return _say(f"Error: {write_log(error)}", OUR_FAULT)
+
+
+def _understood(error: BaseException) -> BaseException:
+    """The error, or the cause of it that can be told to a person: libraries wrap what is raised."""
+    found: BaseException | None = error
+    for _ in range(20):
+        if found is None:
+            break
+        if isinstance(found, InputError | OSError | Stopped) or _is_of_memory(found):
+            return found
+        found = found.__cause__
+    return error
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; JAX has no class of its own for that."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    words = str(error) if isinstance(error, RuntimeError | ValueError) else ""
+    return any(
+        sign in words
+        for sign in ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "std::bad_alloc")
+    ) or ("can't start new thread" in words)
+
+
+def _memory_advice() -> str:
+    """What to do when memory ran out, by the command that is running."""
+    program, arguments = Path(sys.argv[0]).name, sys.argv[1:]
+    if "run" in arguments[:1]:
+        return (
+            "There is not enough memory. A smaller --batch-size needs less; so does a larger "
+            "--accumulation-steps, which leaves the batch as it is, or a smaller --image-size."
+        )
+    if "convert" in program:
+        return "There is not enough memory. Close other programs, or use a machine with more."
+    return (
+        "There is not enough memory. A smaller --batch-size needs less; so does a smaller "
+        "--image-size where the command has it, or fewer --num-images."
+    )
+
+
+def _sentence(error: OSError) -> str:
+    """What the system refused, of which file, and what helps."""
+    reason = error.strerror or str(error) or type(error).__name__
+    places = [
+        os.fsdecode(p) for p in (error.filename, error.filename2) if isinstance(p, str | bytes)
+    ]
+    where = f": {' -> '.join(places)}" if places else ""
+    cure = CURES.get(error.errno or 0)
+    return f"{reason}{where}." + (f" {cure}" if cure else "")
+
+
+def _is_read() -> bool:
+    """Whether somebody reads what this process prints; a reader that has gone is no fault."""
+    if not hasattr(select, "poll"):
+        return False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            poll = select.poll()
+            poll.register(stream.fileno(), 0)
+            if any(event & select.POLLERR for _, event in poll.poll(0)):
+                return False
+        except (OSError, ValueError):  # no file of the system's
+            continue
+    return True
+
+
+def _open_streams() -> None:
+    """Output that was closed (`>&-`) goes nowhere; names that are not UTF-8 can be printed."""
+    if sys.stdout is None or sys.stderr is None:
+        # The lowest numbers are given out first: no file of ours may become the output.
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(descriptor)
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """What is left in the buffer goes nowhere: Python would try, and complain, at its end."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):
+        pass
 
 
 def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
@@ -73,12 +184,13 @@ def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
     Both go to stderr, so that a command's output can be piped.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress, TimeElapsedColumn
 
     console = Console(stderr=True)
     if console.is_terminal:
         with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as bar:
-            yield from bar.track(items, total=total, description=label)
+            yield from bar.track(items, total=total, description=escape(label))
         return
     tenths = 0
     for done, item in enumerate(items, start=1):
@@ -88,102 +200,15 @@ def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
             console.print(f"{label}: {done} of {total}", highlight=False, markup=False)
 
 
-def _describe(error: OSError) -> str:
-    """What the system refused, where, and what to do about it."""
-    words = error.strerror or str(error) or type(error).__name__
-    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
-    where = f": {' -> '.join(names)}" if names else ""
-    cure = _CURES.get(error.errno or 0)
-    return f"Error: {words}{where}." + (f" {cure}" if cure else "")
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether XLA, or whoever asked for memory below Python, got none."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if any(word in str(seen)[:4000] for word in _MEMORY_WORDS):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
-
-
-def _detail(error: BaseException) -> str:
-    """The beginning of what was said about the memory."""
-    lines = str(error).strip().splitlines()
-    return f" ({lines[0][:160]})" if lines else ""
-
-
-def _unexpected(error: Exception) -> str:
-    """One sentence on a fault of ours, and where its traceback is."""
-    lines = str(error).strip().splitlines()
-    what = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-    log = _write_log(error)
-    where = f"The traceback and the command are in {log}" if log else "No log could be written"
-    return f"Error: something unexpected went wrong ({what}). {where}; please report it with them."
-
-
-def _write_log(error: Exception) -> Path | None:
-    """Writes a log file into the current folder, or where temporary files go."""
-    from regvit_jax.checkpoint import versions
-
-    now = datetime.datetime.now()
-    content = "\n".join(
-        (
-            f"time: {now.isoformat(timespec='seconds')}",
-            f"command: {shlex.join(sys.argv)}",
-            f"folder: {_current_folder()}",
-            f"python: {sys.version}",
-            f"versions: {versions()}",
-            "",
-            "".join(traceback.format_exception(error)),
-        )
-    )
-    name = f"regvit-error-{now:%Y%m%d-%H%M%S}-{os.getpid()}.log"
-    for folder in (Path(), Path(tempfile.gettempdir())):
-        with contextlib.suppress(OSError):
-            path = (folder / name).absolute()
-            path.write_text(content, encoding="utf-8", errors="backslashreplace")
-            return path
-    return None
-
-
-def _current_folder() -> str:
+def _say(message: str, status: int) -> int:
+    """Writes a message to stderr; the status."""
     try:
-        return os.getcwd()
-    except OSError:  # it was removed
-        return "gone"
-
-
-def _open_streams() -> None:
-    """Gives a command streams that take whatever it writes.
-
-    A closed stream becomes one to nowhere; names of files that are no valid text are printed with
-    escapes.
-    """
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", errors="backslashreplace"))
-        elif hasattr(getattr(sys, name), "reconfigure"):
-            getattr(sys, name).reconfigure(errors="backslashreplace")
-
-
-def _write_version() -> None:
-    """Says which versions are installed, without loading any of them."""
-    from regvit_jax import __version__
-    from regvit_jax.checkpoint import versions
-
-    others = ", ".join(f"{name} {x}" for name, x in versions().items() if name != "regvit-jax")
-    sys.stdout.write(f"regvit-jax {__version__} (Python {sys.version.split()[0]}, {others})\n")
-
-
-def _leave_pipe() -> None:
-    """Ends as Unix programs do when nobody reads what they write."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise SystemExit(141) from None
-
-
-def _fail(message: str, status: int) -> None:
-    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
+    try:
         sys.stderr.write(message + "\n")
-    raise SystemExit(status)
+        sys.stderr.flush()
+    except OSError:  # nobody is there to read it
+        pass
+    return status

@@ -8,29 +8,34 @@ twice, a value of another type.
 import dataclasses
 import json
 import math
+import numbers
+import stat
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from regvit_jax.errors import InputError
 
-MAX_BYTES = 256 * 2**20
+MAX_BYTES = 64 * 2**20
 
 T = TypeVar("T")
 
 
-def read_json(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+def read_json(path: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     """The object that a JSON file holds.
 
     Raises:
       InputError: If it is no JSON object; says what it is.
       OSError: If the file cannot be read.
     """
-    size = path.stat().st_size
-    if size > max_bytes:
-        raise InputError(f"{path} has {size} bytes; at most {max_bytes} are read as JSON.")
+    path = Path(path)
+    about = path.stat()
+    if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
+        raise InputError(f"{path} is a device or a pipe, expected a file of JSON.")
+    if about.st_size > max_bytes:
+        raise InputError(f"{path} has {about.st_size} bytes; at most {max_bytes} are read as JSON.")
     return parse_json(path.read_bytes(), str(path))
 
 
@@ -85,6 +90,7 @@ def build(kind: type[T], values: Mapping[str, Any], label: str) -> T:
     Raises:
       InputError: Names the field, what was expected and what is there.
     """
+    expect(values, dict, label)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(kind)
     if unknown := sorted(values.keys() - fields.keys(), key=str):
@@ -101,7 +107,38 @@ def build(kind: type[T], values: Mapping[str, Any], label: str) -> T:
     ]
     if missing:
         raise InputError(f"{label} lacks {', '.join(missing)}.")
-    return kind(**{k: convert(v, hints[k], f"{label}: {k}") for k, v in values.items()})
+    converted = {k: convert(v, hints[k], f"{label}: {k}") for k, v in values.items()}
+    try:
+        return kind(**converted)
+    except InputError as error:  # what the class itself asks of its values
+        raise InputError(f"{label}: {error}") from error
+
+
+def check_fields(made: Any, limits: Mapping[str, tuple[int | float, int | float]]) -> None:
+    """Checks a frozen dataclass that was made in code as one from JSON is; for `__post_init__`.
+
+    NumPy's numbers become Python's, whole numbers floats where floats are wanted.
+
+    Args:
+      made: The dataclass.
+      limits: Least and greatest value of some fields; of each item, where a field has several.
+
+    Raises:
+      InputError: Names the field, what was expected and what is there.
+    """
+    for name, kind in typing.get_type_hints(type(made)).items():
+        value = getattr(made, name)
+        if isinstance(value, numbers.Number) and hasattr(value, "item"):
+            value = value.item()
+        object.__setattr__(made, name, convert(value, kind, name))
+    for name, (least, greatest) in limits.items():
+        found = getattr(made, name)
+        for value in found if isinstance(found, tuple) else (found,):
+            if value < least:
+                words = "0 or more" if least == 0 else f"at least {least}"
+                raise InputError(f"{name} must be {words}, got {value}.")
+            if value > greatest:
+                raise InputError(f"{name} must be at most {greatest}, got {value}.")
 
 
 def convert(value: Any, annotation: Any, label: str) -> Any:
@@ -132,6 +169,11 @@ def convert(value: Any, annotation: Any, label: str) -> Any:
             convert(item, kind, f"{label}[{i}]")
             for i, (item, kind) in enumerate(zip(items, kinds, strict=True))
         )
+    if annotation is tuple:
+        return tuple(expect(value, list, label) if not isinstance(value, tuple) else value)
+    if origin is not None and issubclass(origin, Sequence):
+        items = expect(value, list, label)
+        return [convert(item, inside[0], f"{label}[{i}]") for i, item in enumerate(items)]
     if origin is not None and issubclass(origin, Mapping):
         return expect(value, dict, label)
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):

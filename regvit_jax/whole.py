@@ -11,25 +11,36 @@ import errno
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from regvit_jax.errors import InputError
+
 _EXCHANGE, _AT_FDCWD = 2, -100
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS, errno.EBADF)
 _HOST = "".join(c if c.isalnum() else "_" for c in socket.gethostname()) or "host"
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file; what was there is replaced once the new content is safe on the disk."""
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Writes a file; what was there is replaced once the new content is safe on the disk.
+
+    A device or a pipe, such as /dev/stdout, is written to as it is.
+    """
+    path = Path(path)
+    if _is_special(path):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return
     with appearing(path, replace=True) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
-def appearing(path: Path, replace: bool = False) -> Iterator[Path]:
+def appearing(path: str | Path, replace: bool = False) -> Iterator[Path]:
     """A name to write a file or a folder under, which becomes `path` when the block ends well.
 
     If the block raises, nothing of it stays and `path` is as it was. Missing parent folders are
-    made.
+    made; a symbolic link stays, and what it names is written.
 
     Args:
       path: Of the file or folder.
@@ -38,7 +49,11 @@ def appearing(path: Path, replace: bool = False) -> Iterator[Path]:
 
     Raises:
       FileExistsError: If `path` exists and `replace` is not set.
+      InputError: If it is a device or a pipe.
     """
+    path = Path(os.path.realpath(path))
+    if _is_special(path):
+        raise InputError(f"{path} is a device or a pipe; name a file or a folder.")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{_HOST}-{os.getpid()}")
     _remove(partial)
@@ -51,7 +66,7 @@ def appearing(path: Path, replace: bool = False) -> Iterator[Path]:
         _remove(partial)
 
 
-def remove_leftovers(folder: Path, is_alone: bool = False) -> list[Path]:
+def remove_leftovers(folder: str | Path, is_alone: bool = False) -> list[Path]:
     """Removes from a folder what processes of this machine that are gone were writing.
 
     What such a process had moved aside and not yet replaced is put back.
@@ -64,6 +79,7 @@ def remove_leftovers(folder: Path, is_alone: bool = False) -> list[Path]:
     Returns:
       What was removed.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         return []
     removed = []
@@ -128,6 +144,15 @@ def _exchange(first: Path, second: Path) -> bool:
     return rename(*names, _EXCHANGE) == 0
 
 
+def _is_special(path: Path) -> bool:
+    """Whether a path is there and neither a file nor a folder."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -147,7 +172,9 @@ def _remove(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    _fsync(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    """Syncs a folder's names; one that may be written to but not read is left to the system."""
+    with contextlib.suppress(PermissionError):
+        _fsync(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
 
 
 def _fsync(path: Path, flags: int) -> None:
@@ -156,7 +183,7 @@ def _fsync(path: Path, flags: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS):
+        if error.errno not in _CANNOT_SYNC:
             raise
     finally:
         os.close(descriptor)

@@ -199,7 +199,7 @@ def test_a_failed_save_leaves_the_earlier_checkpoint_whole(checkpoint, params, m
         raise OSError(28, "No space left on device")
 
     before = flatten(load(checkpoint)[1])
-    monkeypatch.setattr("regvit_jax.checkpoint.json.dumps", fail)
+    monkeypatch.setattr("regvit_jax.checkpoint._to_json", fail)
     with pytest.raises(OSError, match="No space left"):
         save(checkpoint, params, dataclasses.replace(INFO, metrics={}), overwrite=True)
     monkeypatch.undo()
@@ -250,3 +250,21 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path):
         assert list(room.iterdir()) == []
     finally:
         subprocess.run(["umount", str(room)], check=True)
+
+
+def test_a_folder_that_is_no_checkpoint_is_never_replaced(tmp_path, params):
+    (tmp_path / "thesis.tex").write_text("three years")
+    with pytest.raises(InputError, match="exists already"):
+        save(tmp_path, params, INFO, overwrite=True)
+    assert (tmp_path / "thesis.tex").read_text() == "three years"
+
+
+def test_a_link_in_a_ring_is_no_checkpoint(tmp_path):
+    (tmp_path / "ring").symlink_to("ring")
+    with pytest.raises((InputError, OSError)):
+        read_info(tmp_path / "ring")
+
+
+def test_a_checkpoint_of_earlier_versions_without_checksums_opens(checkpoint):
+    (checkpoint / "checksums.json").unlink()
+    assert load(str(checkpoint))[0].config == CONFIG

@@ -1,13 +1,18 @@
 """Do commands end as they should, and does progress reach the person?"""
 
 import errno
+import importlib.metadata
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import regvit_jax
 from regvit_jax.console import progress, run
 from regvit_jax.errors import InputError
+from regvit_jax.interrupt import Stopped
 
 
 def ending_with(error):
@@ -39,70 +44,144 @@ def test_what_the_user_can_mend_ends_with_a_message_and_no_traceback(
     assert "Traceback" not in written
 
 
-def test_a_fault_of_ours_ends_in_one_sentence_and_a_log_with_its_traceback(
-    capsys, monkeypatch, tmp_path
-):
-    monkeypatch.chdir(tmp_path)
+def ended(error, capsys):
+    """Status and message of a command that raises an error."""
     with pytest.raises(SystemExit) as exit_:
-        run(ending_with(ZeroDivisionError("division by zero")))
-    assert exit_.value.code == 1
-    (log,) = tmp_path.glob("regvit-error-*.log")
+        run(ending_with(error))
     written = capsys.readouterr().err
-    assert written.count("\n") == 1
-    assert str(log) in written
-    assert "ZeroDivisionError: division by zero" in written
-    content = log.read_text()
-    assert "Traceback (most recent call last)" in content
-    assert "command: " in content
+    assert "Traceback" not in written
+    assert written.count("\n") <= 1
+    return exit_.value.code, written
 
 
-def test_where_the_folder_cannot_be_written_the_log_goes_to_the_temporary_one(
-    capsys, monkeypatch, tmp_path
-):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.chdir("/proc")  # nobody writes there, root neither
-    with pytest.raises(SystemExit):
-        run(ending_with(KeyError("x")))
+@pytest.mark.parametrize(
+    "error",
+    [ZeroDivisionError("division by zero"), KeyError("x"), RecursionError(), StopIteration()],
+)
+def test_any_other_error_ends_in_one_sentence_and_a_log(error, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["regvit-train", "run", "--data", "a b\udcff"])
+    status, message = ended(error, capsys)
+    assert status == 1
     (log,) = tmp_path.glob("regvit-error-*.log")
-    assert str(log) in capsys.readouterr().err
+    assert str(log) in message
+    text = log.read_text()
+    assert "Traceback" in text
+    assert type(error).__name__ in text
+    assert "Command: regvit-train run --data 'a b\\udcff'" in text
+    assert "jax: " in text
+
+
+def test_where_the_current_folder_cannot_be_written_the_log_is_among_temporary_files(
+    capsys, tmp_path, monkeypatch
+):
+    real = type(tmp_path).write_text
+
+    def write_text(path, *args, **options):
+        if path.parent == tmp_path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *args, **options)
+
+    elsewhere = tmp_path / "temporary"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(elsewhere))
+    monkeypatch.setattr(type(tmp_path), "write_text", write_text)
+    _, message = ended(KeyError("x"), capsys)
+    (log,) = elsewhere.iterdir()
+    assert str(log) in message
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        MemoryError("Unable to allocate 3.00 TiB for an array"),
-        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes."),
+        MemoryError(),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.\nlong\npages"),
+        ValueError("INTERNAL: std::bad_alloc"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("can't start new thread"),
     ],
 )
-def test_want_of_memory_names_the_options_that_need_less(capsys, error):
-    with pytest.raises(SystemExit) as exit_:
-        run(ending_with(error))
-    assert exit_.value.code == 2
-    written = capsys.readouterr().err
-    for option in ("--batch-size", "--accumulation-steps", "--image-size"):
-        assert option in written
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (["regvit-train", "run"], ("--batch-size", "--accumulation-steps", "--image-size")),
+        (["regvit-analyze", "norms"], ("--batch-size",)),
+        (["regvit-convert", "import"], ()),
+    ],
+)
+def test_without_memory_the_options_that_help_are_named(
+    error, command, options, capsys, monkeypatch
+):
+    monkeypatch.setattr("sys.argv", command)
+    status, message = ended(error, capsys)
+    assert status == 2
+    assert "not enough memory" in message
+    assert all(option in message for option in options)
+    assert ("--" in message) == bool(options)
 
 
-@pytest.mark.parametrize("reader", ["true", "exec 0<&-; sleep 3"])
-def test_a_reader_that_leaves_is_no_error(reader):
-    program = (
-        "from regvit_jax.console import run; import sys\n"
-        "run(lambda: sys.stdout.write('x' * 10_000_000))"
+def test_an_error_that_a_library_wrapped_is_understood(capsys):
+    wrapped = RuntimeError("callback failed")
+    wrapped.__cause__ = InputError("Expected a folder.")
+    assert ended(wrapped, capsys) == (2, "Error: Expected a folder.\n")
+
+
+def test_a_full_disk_says_what_to_do_and_an_error_without_a_file_names_none(capsys):
+    full = OSError(errno.ENOSPC, "No space left on device", "out/x")
+    assert "out/x. Make room" in ended(full, capsys)[1]
+    assert ended(OSError("odd"), capsys) == (2, "Error: odd.\n")
+
+
+def test_who_stops_a_command_learns_how_to_go_on(capsys):
+    status, message = ended(Stopped(signal.SIGUSR1, "The same command continues."), capsys)
+    assert (status, message) == (128 + signal.SIGUSR1, "Stopped. The same command continues.\n")
+
+
+PROGRAM = """
+import sys
+from regvit_jax.console import run
+from regvit_jax.errors import InputError
+def command():
+    {}
+run(command)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "shell", "status", "output"),
+    [
+        ("print('x' * 10**6)", "| true", 141, ""),
+        ("sys.stdout.write('a' + chr(10)); print('b' * 10**6)", "| head -1", 141, "a\n"),
+        ("print('x')", ">&-", 0, ""),
+        ("print('x'); raise InputError('bad')", ">&- 2>&-", 2, ""),
+        ("raise InputError('bad \udcff')", "2>&1", 2, "Error: bad \\udcff\n"),
+        ("print('name \udcff')", "", 0, "name \\udcff\n"),
+        ("print('x')", "> /dev/full", 2, ""),
+    ],
+)
+def test_output_that_nobody_reads_is_no_traceback(body, shell, status, output, tmp_path):
+    (tmp_path / "program.py").write_text(
+        PROGRAM.format(body.replace("\udcff", "\\udcff")), encoding="utf-8"
     )
-    command = f"'{sys.executable}' -c \"{program}\" | ({reader}); exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert done.returncode == 141
-    assert done.stderr == ""
-
-
-def test_closed_streams_and_names_that_are_no_text_do_not_matter():
-    program = (
-        "from regvit_jax.console import run; import sys\n"
-        "run(lambda: sys.stdout.write('name \\udcff'))"
+    line = f"{sys.executable} {tmp_path / 'program.py'} {shell}; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, cwd=Path(__file__).parents[2]
     )
-    for ending in (">&-", "2>&-", ">&- 2>&-", "> /dev/null"):
-        command = f"'{sys.executable}' -c \"{program}\" {ending}"
-        assert subprocess.run(["bash", "-c", command]).returncode == 0, ending
+    assert done.stdout == f"{output}{status}\n"
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+    assert (done.stderr != "") == ("full" in shell)
+
+
+def test_the_version_is_the_packages(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/usr/bin/regvit-train", "--version"])
+    run(ending_with(AssertionError("not called")))
+    said = capsys.readouterr().out
+    assert said.startswith(f"regvit-jax {regvit_jax.__version__} (Python ")
+    assert "jaxlib " in said
+    assert regvit_jax.__version__ == importlib.metadata.version("regvit-jax")
+    assert {"load", "DeiT3", "__version__"} <= set(dir(regvit_jax))
 
 
 def test_progress_writes_a_line_every_tenth_part_when_nobody_watches(capsys):

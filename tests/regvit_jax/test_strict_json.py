@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 
 from regvit_jax.config import ViTConfig
 from regvit_jax.errors import InputError
-from regvit_jax.strict_json import build, convert, expect, parse_json, read_json
+from regvit_jax.strict_json import build, check_fields, convert, expect, parse_json, read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,3 +110,28 @@ def test_a_truth_value_is_no_number():
         with pytest.raises(InputError, match="is True, expected"):
             expect(True, kind, "x")
     assert convert(None, int | None, "x") is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounded:
+    size: int = 1
+    texts: list[str] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self):
+        check_fields(self, {"size": (1, 9)})
+
+
+def test_what_is_made_in_code_is_checked_like_a_file():
+    assert type(Bounded(np.int64(3)).size) is int
+    with pytest.raises(InputError, match="size is '3', expected a whole number"):
+        Bounded("3")
+    with pytest.raises(InputError, match="x: size must be at most 9"):
+        build(Bounded, {"size": 10**30}, "x")
+    with pytest.raises(InputError, match=r"x: texts\[0\] is null, expected a text"):
+        build(Bounded, {"texts": [None]}, "x")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="device or a pipe"):
+        read_json(str(tmp_path / "pipe"))

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from regvit_jax import whole
-from regvit_jax.whole import appearing, remove_leftovers, write_whole
+from regvit_jax.errors import InputError
+from regvit_jax.whole import appearing, remove_leftovers, vanish, write_whole
 
 
 def names(folder):
@@ -117,4 +118,38 @@ def test_a_disk_that_is_full_when_synced_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(OSError, match="No space left"):
         write_whole(tmp_path / "f", "x")
+    assert names(tmp_path) == []
+
+
+def test_everything_is_synced_before_it_appears(tmp_path, monkeypatch):
+    synced, real = set(), os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda d: (synced.add(os.readlink(f"/proc/self/fd/{d}")), real(d))[1]
+    )
+    with appearing(tmp_path / "x") as partial:
+        partial.mkdir()
+        make_folder(partial / "deep", "text")
+    parts = {partial, partial / "deep", partial / "deep" / "a", tmp_path}
+    assert {str(path) for path in parts} <= synced
+
+
+def test_a_link_stays_and_what_it_names_is_written(tmp_path):
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    write_whole(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+
+
+def test_a_device_is_written_to_and_never_replaced(tmp_path):
+    (tmp_path / "null").symlink_to(os.devnull)
+    write_whole(tmp_path / "null", "text")
+    assert (tmp_path / "null").is_char_device()
+    with pytest.raises(InputError, match="device or a pipe"), appearing(tmp_path / "null"):
+        pass
+
+
+def test_what_vanishes_leaves_nothing(tmp_path):
+    make_folder(tmp_path / "x", "old")
+    vanish(tmp_path / "x")
     assert names(tmp_path) == []
