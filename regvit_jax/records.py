@@ -6,6 +6,7 @@ is five times as fast as its own decoding and keeps the images encoded until the
 
 import dataclasses
 import importlib.util
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +19,26 @@ from regvit_jax.images import read_image
 from regvit_jax.prepared import METADATA
 from regvit_jax.source import NO_BOXES, Encoded, Sample
 from regvit_jax.splits import resolve_split
+from regvit_jax.strict_json import read_json
+
+FEATURES = "features.json"
+_CLASS_KEYS = frozenset({"pythonClassName", "python_class_name"})
+_CLASS = r"tensorflow_datasets\.core\.features(\.[A-Za-z_]\w*)+"
 
 _FILE_NAME_KEYS = ("file_name", "filename", "image/filename", "id", "image_id")
 _BOX_DECIMALS = 3  # of a pixel; boxes are stored in float32, relative to the image
 _ONE_BASED = frozenset({"voc"})  # TFDS kept Pascal VOC's coordinates, which count from 1
+
+
+# What TFDS raises over a description that is not its own.
+_UNREADABLE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    FileNotFoundError,
+    AssertionError,
+)
 
 
 class RecordLayout(NamedTuple):
@@ -175,16 +192,37 @@ def library() -> Any:
 
 
 def _builder(directory: Path) -> Any:
+    for name in (METADATA, FEATURES):
+        if (directory / name).is_file():
+            _check_classes(read_json(directory / name), directory / name)
     tfds = library()
     from google.protobuf.json_format import ParseError
 
     try:
         return tfds.builder_from_directory(str(directory))
-    except (ParseError, ValueError, KeyError, AttributeError, FileNotFoundError) as error:
+    except (*_UNREADABLE, ParseError) as error:
         raise InputError(
             f"The description of the data set in {directory} ({METADATA}, features.json) cannot be "
             f"read: {error}. Prepare the data set again."
         ) from error
+
+
+def _check_classes(value: Any, path: Path) -> None:
+    """Raises if a description names Python classes that are not TFDS' own; it would import them.
+
+    Raises:
+      InputError: Names the class.
+    """
+    for inner in value if isinstance(value, list) else value.values():
+        if isinstance(inner, dict | list):
+            _check_classes(inner, path)
+    for key in _CLASS_KEYS & value.keys() if isinstance(value, dict) else ():
+        named = value[key]
+        if not (isinstance(named, str) and re.fullmatch(_CLASS, named)):
+            raise InputError(
+                f"{path} names the Python class {str(named)[:80]!r}, which would be imported. Only "
+                "the features of TensorFlow Datasets are read; the file was not read further."
+            )
 
 
 def _records(builder: Any, split: str, directory: Path) -> Any:

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import tyro
 import yaml
+from PIL import Image
 
 from regvit_jax import DeiT3, ViTConfig, load, save
 from regvit_jax.analysis.cli import Command
@@ -259,6 +260,8 @@ def test_the_examples_in_python_run(tmp_path, monkeypatch):
     """With a narrow model in the place of DeiT-III Small; the rest is as they say."""
     pages = ("README.md", "docs/index.md", "docs/convert.md")
     save_tiny(tmp_path / "checkpoints" / "deit3-small", 4, image_size=224, patch_size=16, depth=12)
+    for name in ("cat.jpg", "dog.jpg"):
+        Image.new("RGB", (320, 240)).save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     apply = DeiT3.apply
 

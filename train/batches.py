@@ -13,6 +13,7 @@ from jaxtyping import Int, UInt8
 from regvit_jax.batches import process_slice
 from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
+from regvit_jax.image_folder import why_no_classes
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.source import EncodedSource, RedrawnSource, Source, check_same_classes
 from regvit_jax.threads import run_ahead
@@ -39,7 +40,8 @@ def open_splits(data: str) -> tuple[Source, Source]:
     for source in (train, val):
         if not source.class_names:
             raise InputError(
-                f"The images in {source.name} are not in class folders. Expected one a class."
+                f"The images in {source.name} are not in class folders. Expected one a class. "
+                + why_no_classes(source)
             )
     check_same_classes(train, val)
     return train, val

@@ -13,6 +13,7 @@ from regvit_jax.batches import Batches
 from regvit_jax.checkpoint import Params
 from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
+from regvit_jax.image_folder import why_no_classes
 from regvit_jax.interrupt import StopRequest
 from regvit_jax.model import DeiT3
 from regvit_jax.preprocess import Preprocess
@@ -143,7 +144,8 @@ def check_classes(info: checkpoint.CheckpointInfo, source: Source) -> None:
     """
     if not source.class_names:
         raise InputError(
-            f"The images in {source.name} are in no class folders; nothing to measure."
+            f"The images in {source.name} are in no class folders; nothing to measure. "
+            + why_no_classes(source)
         )
     if info.class_names and not same_names(info.class_names, source.class_names):
         raise InputError(

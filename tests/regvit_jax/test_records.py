@@ -217,7 +217,7 @@ def test_a_format_without_random_access_is_refused(own_copy):
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"name": "x"}'])
 def test_a_damaged_description_is_refused(own_copy, name, text):
     (own_copy / name).write_text(text)
-    with pytest.raises(InputError, match=r"dataset_info\.json, features\.json|no split"):
+    with pytest.raises(InputError, match=r"dataset_info\.json|features\.json|no split"):
         open_source(str(own_copy))
 
 
@@ -268,3 +268,18 @@ print(len([source[i] for i in range(len(source))]), source.file_names[0])
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "10 0.png\n"
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name"])
+@pytest.mark.parametrize(
+    "name", ["os.system", "tensorflow_datasets.core.features", "features.X", ""]
+)
+def test_a_description_that_names_foreign_classes_is_refused(own_copy, key, name):
+    path = next(own_copy.rglob("features.json"))
+    found = json.loads(path.read_text())
+    inner = next(iter(found["featuresDict"]["features"].values()))
+    inner.pop("pythonClassName", None)
+    inner[key] = name
+    path.write_text(json.dumps(found))
+    with pytest.raises(InputError, match="names the Python class"):
+        RecordSource.open(path.parent, "train")
