@@ -72,7 +72,8 @@ class VocSource:
         return len(self.file_names)
 
     def __getitem__(self, index: int) -> Sample:
-        found = self.annotation(index)
+        has_any = (self.root / ANNOTATIONS).is_dir()
+        found = self.annotation(index) if has_any else NOTHING
         image = read_image(self.path(index))
         return Sample(image, -1, found.boxes, found.is_truncated, found.is_difficult)
 
@@ -89,16 +90,16 @@ class VocSource:
         return self.root / IMAGES / self.file_names[index]
 
     def annotation(self, index: int) -> Annotation:
-        """The objects of an image, without decoding it; none in a root without annotations.
+        """The objects of an image, without decoding it.
 
         Boxes that were drawn on an image before EXIF turned it are turned with it.
 
         Raises:
-          InputError: If the annotation is missing or broken, or was drawn on an image of another
-            size, or it cannot be told which way up.
+          InputError: If there are no annotations, this one is missing or broken, or was drawn on an
+            image of another size, or it cannot be told which way up.
         """
         if not (self.root / ANNOTATIONS).is_dir():
-            return NOTHING
+            raise InputError(f"{self.root} has no folder {ANNOTATIONS} with annotations.")
         name = Path(self.file_names[index]).with_suffix(".xml")
         found = read_annotation(self.root / ANNOTATIONS / name)
         return _upright(found, read_head(self.path(index)), self.path(index))

@@ -9,7 +9,7 @@ from PIL import Image
 from regvit_jax.boxes import turned_upright
 from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
-from regvit_jax.voc import read_annotation
+from regvit_jax.voc import VocSource, read_annotation
 
 BOX = "<bndbox><xmin>5</xmin><ymin>6</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
 
@@ -101,3 +101,13 @@ def test_a_split_that_is_no_list_is_an_error(tmp_path):
 
 def test_a_year_is_known_by_what_it_holds_not_by_its_name(tmp_path):
     assert len(open_source(str(make_root(tmp_path / "more" / "less", 1, None).parent))) == 1
+
+
+def test_a_root_without_annotations_says_so_where_they_are_asked_for(tmp_path):
+    root = make_root(tmp_path, 1, None)
+    (root / "VOC2012_train_val/Annotations/a.xml").unlink()
+    (root / "VOC2012_train_val/Annotations").rmdir()
+    source = VocSource.open(root)
+    assert source[0].boxes.shape == (0, 4)
+    with pytest.raises(InputError, match="no folder Annotations"):
+        source.annotation(0)
