@@ -112,10 +112,8 @@ class Peers:
                 selector.register(connection, selectors.EVENT_READ, index)
             while selector.get_map():
                 for key, _ in selector.select():
-                    word = _receive(key.fileobj, 1)
-                    if word == GOODBYE:
-                        selector.unregister(key.fileobj)
-                    else:
+                    selector.unregister(key.fileobj)
+                    if (word := _receive(key.fileobj, 1)) != GOODBYE:
                         number = _receive(key.fileobj, 4) if word == LOST else b""
                         self._end(int.from_bytes(number, "big") if number else key.data)
 
