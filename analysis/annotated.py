@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from regvit_jax.analysis.stopping import check
 from regvit_jax.batches import SKIP_ADVICE
 from regvit_jax.errors import InputError
 from regvit_jax.image_folder import FolderSource
@@ -55,7 +56,13 @@ def survey(source: Source, indices: Int[np.ndarray, " n"], skip_unreadable: bool
       InputError: If some cannot be read and are not to be left out, or if none can; names them.
     """
     with ThreadPoolExecutor(thread_name_prefix="survey") as pool:
-        found = list(pool.map(lambda index: _read(source, int(index)), indices))
+        found = []
+        try:
+            for fact in pool.map(lambda index: _read(source, int(index)), indices):
+                check()
+                found.append(fact)
+        finally:
+            pool.shutdown(cancel_futures=True)
     facts = {
         int(index): fact
         for index, fact in zip(indices, found, strict=True)

@@ -19,6 +19,7 @@ from regvit_jax.analysis.options import (
 )
 from regvit_jax.analysis.repeated import gathered
 from regvit_jax.analysis.spoken import shown
+from regvit_jax.analysis.stopping import stoppable
 from regvit_jax.console import run
 
 Command = (
@@ -64,6 +65,11 @@ def main() -> None:
 
 
 def _main() -> None:
+    with stoppable():
+        _answer()
+
+
+def _answer() -> None:
     options: Any = tyro.cli(
         Command,  # type: ignore[arg-type]
         args=gathered(sys.argv[1:], SEVERAL),

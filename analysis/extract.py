@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import UInt8
 
+from regvit_jax.analysis.stopping import check
 from regvit_jax.batches import Batch, Batches
 from regvit_jax.checkpoint import Params
 from regvit_jax.chunks import chunk_size, map_chunks
@@ -102,11 +103,13 @@ class Extractor:
             pending: collections.deque[tuple[Batch, list[Future]]] = collections.deque()
             try:
                 for batch in batches:
+                    check()
                     parts = _parts(batch.pixels, self._num_streams, self._part_size)
                     pending.append((batch, [pool.submit(self._run, part) for part in parts]))
                     if len(pending) >= BATCHES_IN_FLIGHT:
                         yield _collect(*pending.popleft())
                 while pending:
+                    check()
                     yield _collect(*pending.popleft())
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)

@@ -7,6 +7,7 @@ import jax
 import optax
 from jaxtyping import Array, Float
 
+from regvit_jax.analysis.stopping import check
 from regvit_jax.console import progress
 
 Tree = Any
@@ -63,6 +64,7 @@ def fit(
     epochs = range(max_epochs)
     for epoch in epochs if label is None else progress(epochs, max_epochs, label):
         for batch in batches(epoch):
+            check()
             params, state = step(params, state, *batch)
         scores.append(float(score(params)))
         if scores[-1] < scores[best_epoch] or epoch == 0:

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from regvit_jax.analysis.stopping import check
+
 HISTORY = 8
 """Past steps that L-BFGS remembers."""
 STRENGTHS_AT_ONCE = 5
@@ -121,6 +123,7 @@ def solve_path(
     at_once = max(1, min(STRENGTHS_AT_ONCE, LOGIT_BYTES // size, len(strengths)))
     start = None
     for first in range(0, len(strengths), at_once):
+        check()
         place = slice(first, min(first + at_once, len(strengths)))
         # A last, smaller group is filled up: one shape is one compilation.
         group = np.resize(strengths[place], at_once)

@@ -22,6 +22,7 @@ from regvit_jax.analysis.identity import binding
 from regvit_jax.analysis.options import ImageOptions
 from regvit_jax.analysis.results import ResultFolder
 from regvit_jax.analysis.spool import Spool, SpooledPass
+from regvit_jax.analysis.stopping import check
 from regvit_jax.analysis.subjects import Subject, open_batches
 from regvit_jax.batches import Batch, Batches
 from regvit_jax.checkpoint import Params, versions
@@ -176,6 +177,7 @@ def _replay(
     count, num_seen, skipped = min(map(len, spooled.values())), 0, list[str]()
     structures = structure() if count else {}
     for place in range(count):
+        check()
         found = {name: batches.read(place) for name, batches in spooled.items()}
         if any(one is None for one in found.values()):
             return place, num_seen, skipped
