@@ -13,6 +13,10 @@ import numpy as np
 from jaxtyping import Float
 
 COVERAGE = 0.95
+MIN_IMAGES = 30
+"""Fewer make intervals from resampling too narrow for a verdict, or for a difference in bold."""
+ZERO = 1e-6
+"""Differences up to here may be rounding in float32."""
 _BLOCK = 100
 
 
@@ -44,6 +48,16 @@ class Estimate(NamedTuple):
             return None
         low, high = found.get("interval") or (found.get("low"), found.get("high"))
         return cls(float(value), int(found.get("n") or 0), low, high)
+
+    @property
+    def leaves_out_zero(self) -> bool:
+        """Whether it is a difference to speak of: enough images, zero not in the interval.
+
+        What rounding in float32 alone keeps from zero is zero.
+        """
+        if self.low is None or self.high is None or self.n < MIN_IMAGES:
+            return False
+        return self.low * self.high > 0 and min(abs(self.low), abs(self.high)) > ZERO
 
     def text(self, digits: int, scale: float = 1.0) -> str:
         """The number, times a scale, with its interval: "0.51 [0.48, 0.54]"."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from regvit_jax.analysis.bootstrap import Estimate
+from regvit_jax.analysis.bootstrap import MIN_IMAGES, Estimate
 from regvit_jax.analysis.headlines import HEADLINES, Headline, find
 from regvit_jax.analysis.options import CompareOptions
 from regvit_jax.analysis.plotting import save_figure
@@ -280,7 +280,8 @@ def _write_figure(
         "compare",
         "Headline numbers side by side",
         "Dots with 95 % intervals. At the right, where it was measured on the same images: the "
-        "difference to the first model with its paired interval; bold where that leaves out zero.",
+        "difference to the first model with its paired interval; bold where that leaves out zero "
+        f"and rests on at least {MIN_IMAGES} images.",
     )
     titles = {model["label"]: _title(model) for model in models.values()}
     save_figure(headlines_figure(panels, titles), folder.partial, file.name)
@@ -293,17 +294,22 @@ def _title(model: Json) -> str:
 
 
 def summary_lines(results: dict[str, Any]) -> list[str]:
-    """What the command prints at the end: the differences that leave out zero."""
+    """What the command prints at the end: the differences that leave out zero, on images enough."""
     lines = [f"{len(results['models'])} models, {len(results['headlines'])} headline numbers."]
     for number in results["headlines"]:
         scale, unit = (100, " points") if number["is_share"] else (1, "")
         for label, e in number["differences"].items():
-            if e.low is not None and e.high is not None and e.low * e.high > 0:
+            if e.leaves_out_zero:
+                assert e.low is not None
+                assert e.high is not None
                 lines.append(
                     f"{number['question']}, {number['title']}: {label} differs from "
                     f"{results['first']} by {scale * e.value:+.3g}{unit} "
                     f"[{scale * e.low:+.3g}, {scale * e.high:+.3g}]"
                 )
     if len(lines) == 1:
-        lines.append("No paired difference of a headline number leaves out zero.")
+        lines.append(
+            "No paired difference of a headline number that rests on at least "
+            f"{MIN_IMAGES} images leaves out zero."
+        )
     return lines

@@ -18,9 +18,6 @@ from regvit_jax.analysis.report.tables import number, percent
 Json = Mapping[str, Any]
 Answer = Literal["supported", "not supported", "cannot tell", "not judged"]
 
-MIN_IMAGES = 30
-"""Fewer images make intervals from resampling too narrow for a verdict."""
-
 _SHAPE = (
     *("embed_dim", "depth", "num_heads", "patch_size", "image_size"),
     *("mlp_ratio", "mlp", "layer_scale"),

@@ -6,11 +6,11 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from regvit_jax.analysis.bootstrap import Estimate
+from regvit_jax.analysis.bootstrap import MIN_IMAGES, ZERO, Estimate
 from regvit_jax.analysis.plotting import SERIES, is_leftmost, new_figure, styled
 
 _COLUMNS = 2
-_ZERO = 1e-9
+_LEAST_RANGE = 1e-3  # of an axis, in units of the numbers on it
 
 
 class NumberPanel(NamedTuple):
@@ -44,7 +44,8 @@ def headlines_figure(panels: Sequence[NumberPanel], titles: Mapping[str, str]) -
             axis.remove()
         figure.supxlabel(
             "Dots: values with 95 % intervals. Right of a panel: difference to the first model, "
-            "paired; bold where its interval leaves out zero.",
+            "paired; bold where its interval leaves out zero "
+            f"and rests on at least {MIN_IMAGES} images.",
             fontsize=8,
         )
     return figure
@@ -57,7 +58,7 @@ def _draw(axis: Axes, panel: NumberPanel, titles: Mapping[str, str]) -> None:
         if estimate is None:
             axis.text(0.01, place, "not measured", transform=_row(axis), fontsize=7, va="center")
             continue
-        axis.plot(scale * estimate.value, place, "o", color=color, ms=5)
+        axis.plot(scale * estimate.value, place, "o", color=color, ms=5, clip_on=False)
         if estimate.low is not None and estimate.high is not None:
             axis.plot(
                 (scale * estimate.low, scale * estimate.high), (place,) * 2, color=color, lw=1.6
@@ -66,6 +67,7 @@ def _draw(axis: Axes, panel: NumberPanel, titles: Mapping[str, str]) -> None:
             _write_difference(axis, place, panel.differences[label], scale)
     axis.set_ylim(len(titles) - 0.5, -0.5)
     axis.margins(x=0.12)
+    axis.set_xlim(*_limits(*axis.get_xlim(), panel.is_share))
     axis.ticklabel_format(axis="x", useOffset=False)
     axis.locator_params(axis="x", nbins=6)
     unit = " (%)" if panel.is_share else ""
@@ -78,16 +80,24 @@ def _draw(axis: Axes, panel: NumberPanel, titles: Mapping[str, str]) -> None:
 
 
 def _write_difference(axis: Axes, place: int, estimate: Estimate, scale: float) -> None:
-    text, weight = _signed(scale * estimate.value), "normal"
+    text, weight = _signed(estimate.value, scale), "normal"
     if estimate.low is not None and estimate.high is not None:
-        text += f" [{_signed(scale * estimate.low)}, {_signed(scale * estimate.high)}]"
-        weight = "bold" if estimate.low * estimate.high > 0 else "normal"
+        text += f" [{_signed(estimate.low, scale)}, {_signed(estimate.high, scale)}]"
+        weight = "bold" if estimate.leaves_out_zero else "normal"
     axis.text(1.01, place, text, transform=_row(axis), fontsize=7.5, va="center", fontweight=weight)
 
 
-def _signed(value: float) -> str:
-    """Three digits; what only rounding keeps from zero is zero."""
-    return "0" if abs(value) < _ZERO else f"{value:+.3g}"
+def _limits(low: float, high: float, is_share: bool) -> tuple[float, float]:
+    """The ends of an axis: no share below 0, and no range so narrow that it shows rounding."""
+    middle, least = (low + high) / 2, _LEAST_RANGE * max(abs(low), abs(high), 1.0)
+    if high - low < least:
+        low, high = middle - least / 2, middle + least / 2
+    return (max(low, 0.0) if is_share else low), high
+
+
+def _signed(value: float, scale: float) -> str:
+    """Three digits of the number times a scale; what only rounding keeps from zero is zero."""
+    return "0" if abs(value) <= ZERO else f"{scale * value:+.3g}"
 
 
 def _row(axis: Axes):

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from regvit_jax.analysis.bootstrap import Estimate
-from regvit_jax.analysis.claims.evidence import MIN_IMAGES, Evidence
+from regvit_jax.analysis.bootstrap import MIN_IMAGES, Estimate
+from regvit_jax.analysis.claims.evidence import Evidence
 from regvit_jax.analysis.claims.judgement import Judgement, judge_claims
 from regvit_jax.analysis.options import ReportOptions
 from regvit_jax.analysis.plotting import DPI
