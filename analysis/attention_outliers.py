@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from regvit_jax.analysis.bootstrap import Bootstrap, Estimate
-from regvit_jax.analysis.outliers import thresholds
+from regvit_jax.analysis.outliers import is_above, thresholds
 from regvit_jax.analysis.store import ColumnStore
 
 
@@ -49,13 +49,13 @@ class OutlierMassStore:
     def masses(self, definition: str) -> Float[np.ndarray, "n 2"]:
         """Of every image: CLS's attention on the outliers of a definition, and on all patches."""
         norms, maps = self._columns.read("norms"), self._columns.read("maps")
-        return _masses(norms > thresholds(norms)[definition], maps)
+        return _masses(is_above(norms, thresholds(norms)[definition]), maps)
 
     def summarise(self, bootstrap: Bootstrap) -> dict[str, OutlierMass]:
         """The attention on outliers by every definition."""
         norms, maps = self._columns.read("norms"), self._columns.read("maps")
         return {
-            name: _mass(norms > cut, maps, cut, bootstrap)
+            name: _mass(is_above(norms, cut), maps, cut, bootstrap)
             for name, cut in thresholds(norms).items()
         }
 

@@ -18,7 +18,15 @@ from jaxtyping import Array, Float
 
 from regvit_jax.analysis.bootstrap import Bootstrap, Estimate
 from regvit_jax.analysis.mixture import fit_mixture
-from regvit_jax.analysis.outliers import Verdict, judge, shape_tests, shares, thresholds
+from regvit_jax.analysis.outliers import (
+    Verdict,
+    is_above,
+    is_below,
+    judge,
+    shape_tests,
+    shares,
+    thresholds,
+)
 from regvit_jax.analysis.store import ColumnStore
 from regvit_jax.model import ViTTrace
 from regvit_jax.tokens import TokenLayout
@@ -220,11 +228,11 @@ def summarise(store: NormStore, bootstrap: Bootstrap) -> NormSummary:
         shares={name: shares(tensors[name], cuts[name], bootstrap) for name in tensors},
         tests={name: _tests(tensors[name], bootstrap) for name in tensors},
         verdicts=verdicts,
-        emergence=_emergence(store, last > cut, cut / float(np.median(last))),
-        origin=_origin(store, last > cut, cut / float(np.median(last))),
+        emergence=_emergence(store, is_above(last, cut), cut / float(np.median(last))),
+        origin=_origin(store, is_above(last, cut), cut / float(np.median(last))),
         low_tail=_low_tail(last, layout.grid, bootstrap),
         drawn_cut=cut,
-        map=(last > cut).mean(axis=0).reshape(layout.grid),
+        map=is_above(last, cut).mean(axis=0).reshape(layout.grid),
         histogram=_ratio_histogram(last),
     )
 
@@ -232,7 +240,7 @@ def summarise(store: NormStore, bootstrap: Bootstrap) -> NormSummary:
 def compared_features(store: NormStore, cuts: dict[str, float]) -> Float[np.ndarray, "n f"]:
     """Of every image: the share of patches above each threshold, and its largest patch norm."""
     last = store.patches(-2)
-    above = [(last > cut).mean(axis=1) for cut in cuts.values()]
+    above = [is_above(last, cut).mean(axis=1) for cut in cuts.values()]
     return np.stack([*above, last.max(axis=1) / np.median(last)], axis=1)
 
 
@@ -285,7 +293,7 @@ def _emergence(store: NormStore, is_large, cut_ratio: float) -> list[float] | No
     shares_out = []
     for index in range(store.num_layers - 1):
         patches = store.patches(index)
-        shares_out.append(float((patches > cut_ratio * np.median(patches))[is_large].mean()))
+        shares_out.append(float(is_above(patches, cut_ratio * np.median(patches))[is_large].mean()))
     return shares_out
 
 
@@ -295,7 +303,7 @@ def _origin(store: NormStore, is_large, cut_ratio: float) -> list[Stage] | None:
         return None
 
     def share(patches) -> float:
-        return float((patches > cut_ratio * np.median(patches))[is_large].mean())
+        return float(is_above(patches, cut_ratio * np.median(patches))[is_large].mean())
 
     stages: list[Stage] = []
     before = share(store.patches(0))
@@ -324,10 +332,12 @@ def _tests(values: Float[np.ndarray, "n p"], bootstrap: Bootstrap) -> dict[str, 
 def _low_tail(values, grid: tuple[int, int], bootstrap: Bootstrap) -> LowTail:
     median, q02 = (float(q) for q in np.quantile(values.astype(np.float64), [0.5, 0.02]))
     return LowTail(
-        share_below_third=bootstrap.mean((values < median / 3).mean(axis=1, dtype=np.float64)),
+        share_below_third=bootstrap.mean(
+            is_below(values, median / 3).mean(axis=1, dtype=np.float64)
+        ),
         min_over_median=float(values.min()) / median,
         q02_over_median=q02 / median,
-        map_q02=(values < q02).mean(axis=0).reshape(grid),
+        map_q02=is_below(values, q02).mean(axis=0).reshape(grid),
     )
 
 

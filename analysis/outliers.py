@@ -31,6 +31,8 @@ VALLEY = 0.5
 GROWTH = 1.5
 CERTAINTY = 0.975
 MIN_IMAGES = 10
+ROUNDING = 1e-6
+"""Relative difference of two norms in float32 that may be rounding."""
 MIN_TOKENS = 10
 """Patches that make a group; fewer may be chance."""
 
@@ -83,6 +85,20 @@ def thresholds(norms: Float[np.ndarray, "n p"]) -> dict[str, float]:
     }
 
 
+def is_above(norms: Float[np.ndarray, "*b"], cut: float) -> Bool[np.ndarray, "*b"]:
+    """Which norms lie above a cut; those that equal it but for rounding do not.
+
+    Patches that look alike have equal norms, and a quantile or a multiple of the median may be one
+    of these. Batches of another size round differently.
+    """
+    return norms > cut * (1 + ROUNDING)
+
+
+def is_below(norms: Float[np.ndarray, "*b"], cut: float) -> Bool[np.ndarray, "*b"]:
+    """Which norms lie below a cut; those that equal it but for rounding do not."""
+    return norms < cut * (1 - ROUNDING)
+
+
 def is_tautological(definition: str) -> bool:
     """Whether a definition finds the same share in any data."""
     return definition.startswith("quantile")
@@ -92,7 +108,7 @@ def shares(
     norms: Float[np.ndarray, "n p"], cuts: dict[str, float], bootstrap: Bootstrap
 ) -> dict[str, Estimate]:
     """The share of patches above each threshold; the thresholds stay fixed in the resamples."""
-    above = np.stack([(norms > cut).mean(axis=1) for cut in cuts.values()], axis=1)
+    above = np.stack([is_above(norms, cut).mean(axis=1) for cut in cuts.values()], axis=1)
     estimates = bootstrap.statistic(above, lambda means: means)
     return dict(zip(cuts, estimates, strict=True))
 
@@ -173,7 +189,7 @@ def _without_group(norms) -> Verdict:
             f"of these {norms.size} patches; at least {needed} images are needed."
         )
         return Verdict("cannot tell", reason, None)
-    above = float((norms > 3 * np.median(norms)).mean())
+    above = float(is_above(norms, 3 * np.median(norms)).mean())
     reason = (
         f"One continuous distribution: no group of {100 * MIN_SHARE} % to {100 * MAX_SHARE:.0f} % "
         f"of the patches lies apart at {FAR:.0f} x the median norm or more "

@@ -19,8 +19,9 @@ from jaxtyping import Bool, Float, Int
 from regvit_jax.analysis import logistic
 from regvit_jax.analysis.bootstrap import Bootstrap, Estimate
 from regvit_jax.analysis.neighbours import vote
-from regvit_jax.analysis.outliers import Verdict, judge, thresholds
+from regvit_jax.analysis.outliers import Verdict, is_above, judge, thresholds
 from regvit_jax.analysis.probe_tokens import NORMAL, OUTLIER, TokenStore, WithoutOutlier
+from regvit_jax.analysis.stopping import check
 
 HELD_OUT = 0.1
 """Share of the training images that the strength and the number of neighbours are chosen on."""
@@ -106,7 +107,7 @@ def find_outliers(
         cut = verdict.group.cut if verdict.answer == "found" and verdict.group else np.inf
     else:
         cut = thresholds(norms)[definition]
-    above = (norms > cut).mean(axis=1)
+    above = is_above(norms, cut).mean(axis=1)
     of_images = {
         "train": bootstrap.mean(train.has_outlier(cut).astype(np.float64)),
         "val": Bootstrap(val.num_images, replicates, seed).mean(
@@ -135,6 +136,7 @@ def probe_kind(
         return KindResult(kind, num_train, used[1], [], [], reason)
     fits, votes = [], []
     for draw in range(plan.draws if kind in (NORMAL, OUTLIER) else 1):
+        check()
         known, asked = (
             Examples(store.features(kind, draw, cut), store.labels, mask)
             for store, mask in zip((train, val), used, strict=True)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from regvit_jax.analysis.norms import l2_norm, last_norms
-from regvit_jax.analysis.outliers import MAX_SHARE
+from regvit_jax.analysis.outliers import MAX_SHARE, is_above
 from regvit_jax.analysis.store import ColumnStore
 from regvit_jax.batches import Batch
 from regvit_jax.model import ViTTrace
@@ -178,26 +178,26 @@ class TokenStore:
 
     def has_outlier(self, cut: float) -> Bool[np.ndarray, " n"]:
         """Whether an image has a patch of larger norm."""
-        return np.any(self.norms > cut, axis=1)
+        return np.any(is_above(self.norms, cut), axis=1)
 
     def has_normal(self, cut: float) -> Bool[np.ndarray, " n"]:
         """Whether an image has a random patch to draw that is no outlier."""
-        return np.any(self._norms_of_kept()[:, self._num_largest :] <= cut, axis=1)
+        return np.any(~is_above(self._norms_of_kept()[:, self._num_largest :], cut), axis=1)
 
     def share_beyond_kept(self, cut: float) -> float:
         """Share of images with more outliers than are kept: theirs are drawn from the largest."""
-        return float(((self.norms > cut).sum(axis=1) > self._num_largest).mean())
+        return float((is_above(self.norms, cut).sum(axis=1) > self._num_largest).mean())
 
     def _outlier_slot(self, draw: int, cut: float) -> Int[np.ndarray, " n"]:
         """Place in the record of one of the image's outliers, each as likely as the others."""
-        above = self._norms_of_kept()[:, : self._num_largest] > cut
+        above = is_above(self._norms_of_kept()[:, : self._num_largest], cut)
         count = np.maximum(above.sum(axis=1), 1)  # sorted: outliers are the first
         uniform = np.array([self._generator(i, 1 + draw).random() for i in self.indices.tolist()])
         return self._first_patch + (uniform * count).astype(int)
 
     def _normal_slot(self, draw: int, cut: float) -> Int[np.ndarray, " n"]:
         """Place in the record of a random patch that is no outlier, another one in each draw."""
-        normal = self._norms_of_kept()[:, self._num_largest :] <= cut
+        normal = ~is_above(self._norms_of_kept()[:, self._num_largest :], cut)
         order = np.argsort(~normal, axis=1, kind="stable")  # normal ones first, as they were drawn
         count = np.maximum(normal.sum(axis=1), 1)
         place = np.take_along_axis(order, (draw % count)[:, None], axis=1)[:, 0]

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from regvit_jax.analysis.bootstrap import Bootstrap, Estimate, Resampled
-from regvit_jax.analysis.outliers import shares, thresholds
+from regvit_jax.analysis.outliers import is_above, shares, thresholds
 from regvit_jax.analysis.reconstruction import Probes, apply_dense, apply_mlp, normalised_patches
 from regvit_jax.analysis.store import ColumnStore
 from regvit_jax.preprocess import Preprocess
@@ -134,7 +134,7 @@ def summarise_errors(
     found = shares(norms, cuts, bootstrap)
     groups = []
     for definition, cut in cuts.items():
-        is_outlier = norms > cut
+        is_outlier = is_above(norms, cut)
         num_outliers = int(is_outlier.sum())
         numbers = _numbers(store, pixel, num_values, is_outlier, bootstrap)
         matching = None

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from regvit_jax.analysis.bootstrap import Bootstrap, Estimate, Resampled
 from regvit_jax.analysis.norms import l2_norm, last_norms
-from regvit_jax.analysis.outliers import shares, thresholds
+from regvit_jax.analysis.outliers import is_above, shares, thresholds
 from regvit_jax.analysis.store import ColumnStore
 from regvit_jax.model import ViTTrace
 from regvit_jax.tokens import TokenLayout
@@ -155,7 +155,7 @@ def summarise_similarity(store: SimilarityStore, bootstrap: Bootstrap) -> Simila
         cuts = thresholds(norms)
         found = shares(norms, cuts, bootstrap)
         for definition, cut in cuts.items():
-            is_outlier = norms > cut
+            is_outlier = is_above(norms, cut)
             outlier = _count_outliers(store, is_outlier, coarse_of_bin, len(edges) - 1)
             groups = (whole.without(outlier), outlier)
             drawn = outlier.drawn(bootstrap) if outlier.total else np.zeros_like(drawn_whole)

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from regvit_jax.analysis.bootstrap import Estimate
+from regvit_jax.analysis.outliers import is_above
 from regvit_jax.analysis.plotting import (
     BLUE,
     SKY,
@@ -72,7 +73,7 @@ def pictures_figure(shown: Sequence[ShownReconstruction], threshold: float, titl
 def _draw_pictures(
     row, image: ShownReconstruction, threshold: float, limits: tuple[float, float]
 ) -> None:
-    cells = [(int(r), int(c)) for r, c in np.argwhere(image.norms > threshold)]
+    cells = [(int(r), int(c)) for r, c in np.argwhere(is_above(image.norms, threshold))]
     show_image(row[0], image.pixels)
     row_label(row[0], image.name)
     side = image.pixels.shape[0] / image.norms.shape[0]
