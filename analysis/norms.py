@@ -293,7 +293,9 @@ def _emergence(store: NormStore, is_large, cut_ratio: float) -> list[float] | No
     shares_out = []
     for index in range(store.num_layers - 1):
         patches = store.patches(index)
-        shares_out.append(float(is_above(patches, cut_ratio * np.median(patches))[is_large].mean()))
+        shares_out.append(
+            float(is_above(patches, cut_ratio * float(np.median(patches)))[is_large].mean())
+        )
     return shares_out
 
 
@@ -303,7 +305,7 @@ def _origin(store: NormStore, is_large, cut_ratio: float) -> list[Stage] | None:
         return None
 
     def share(patches) -> float:
-        return float(is_above(patches, cut_ratio * np.median(patches))[is_large].mean())
+        return float(is_above(patches, cut_ratio * float(np.median(patches)))[is_large].mean())
 
     stages: list[Stage] = []
     before = share(store.patches(0))

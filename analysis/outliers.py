@@ -189,7 +189,7 @@ def _without_group(norms) -> Verdict:
             f"of these {norms.size} patches; at least {needed} images are needed."
         )
         return Verdict("cannot tell", reason, None)
-    above = float(is_above(norms, 3 * np.median(norms)).mean())
+    above = float(is_above(norms, 3 * float(np.median(norms))).mean())
     reason = (
         f"One continuous distribution: no group of {100 * MIN_SHARE} % to {100 * MAX_SHARE:.0f} % "
         f"of the patches lies apart at {FAR:.0f} x the median norm or more "
