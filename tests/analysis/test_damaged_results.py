@@ -8,13 +8,24 @@ import shutil
 import pytest
 
 from regvit_jax.analysis.compare import collect_models, collect_numbers, collect_pairs, open_folders
+from regvit_jax.analysis.headlines import HEADLINES, Where
 from regvit_jax.analysis.options import ReportOptions
 from regvit_jax.analysis.report.contents import collect
 from regvit_jax.analysis.report.markdown import markdown
 from regvit_jax.analysis.report.page import page
+from regvit_jax.analysis.results_schema import (
+    FILE,
+    HEAD,
+    MODEL,
+    MODELS,
+    NUMBER,
+    WHOLE,
+    Each,
+    Maybe,
+    Number,
+)
 from regvit_jax.errors import InputError
-from tests.analysis.conftest import write_pictures
-from tests.analysis.test_cli import call
+from tests.analysis.test_report import PIXEL
 
 WRONG = (
     None,
@@ -34,18 +45,68 @@ REQUIRED = ("norms", "attention", "similarity", "lost", "probe", "reconstruction
 
 
 @pytest.fixture(scope="module")
-def analysed(tmp_path_factory, checkpoints):
-    """The folder of one `all` of two models."""
+def analysed(tmp_path_factory):
+    """A folder with small results of every analysis that are in order."""
     folder = tmp_path_factory.mktemp("damaged")
-    pictures = write_pictures(folder / "pictures", 24)
-    with pytest.MonkeyPatch.context() as patch:
-        status = call(
-            patch,
-            *("all", "--checkpoint", checkpoints["plain"], checkpoints["registers"]),
-            *("--data", pictures, "--out", folder / "out", "--bootstrap", 100, "--num-shown", 1),
-        )
-    assert status == 0
-    return folder / "out"
+    for name in REQUIRED:
+        (folder / name).mkdir()
+        (folder / name / "a.png").write_bytes(PIXEL)
+        (folder / name / "results.json").write_text(json.dumps(example_results(name)))
+    return folder
+
+
+def example_results(name):
+    """What the schema asks for, and the headline numbers."""
+    results = example(HEAD) | example(WHOLE.get(name, {})) | {"format": 1, "analysis": name}
+    pair = {**example(HEAD["comparisons"][0]), **results["comparisons"][0]}
+    results["comparisons"] = [pair | {"from": "m0", "to": "m1"}]
+    results["models"] = [example(MODELS.get(name, {}) | MODEL) for _ in range(2)]
+    for i, model in enumerate(results["models"]):
+        model |= {"label": f"m{i}", "title": f"model {i}", "checkpoint": f"/m{i}"}
+        for headline in HEADLINES.get(name, ()):
+            put(model, headline.path)
+    return results
+
+
+def example(shape):
+    """A value of a shape of the schema."""
+    if isinstance(shape, Maybe):
+        return example(shape.shape)
+    if isinstance(shape, Each):
+        return {"CLS": example(shape.shape), "text": example(shape.shape)}
+    if isinstance(shape, Number):
+        return {"value": 0.5, "n": 40, "interval": [0.4, 0.6]}
+    if isinstance(shape, list):
+        return [example(shape[0])]
+    if isinstance(shape, dict):
+        return {name.removesuffix("?"): example(part) for name, part in shape.items()}
+    values = {str: "text", bool: False, int: 3, float: 0.5, dict: {}}
+    return "a.png" if shape == FILE else values.get(shape, 1)
+
+
+def put(model, path):
+    """Puts a number where a headline's path leads, and containers on the way."""
+    inside = model
+    for step, following in zip(path, [*path[1:], None], strict=True):
+        if isinstance(step, str) and step.startswith("$"):
+            step = model.setdefault(step[1:], "text")
+        empty = [] if isinstance(following, int | Where) else {}
+        start = example(NUMBER) if following is None else empty
+        if isinstance(step, Where):
+            found = next((row for row in inside if row.get(step.key) == step.value), None)
+            if found is None:
+                inside.append(found := {step.key: step.value})
+            inside = found
+        elif isinstance(step, int):
+            inside.extend([start] if not inside else [])
+            inside = inside[step]
+        else:
+            inside = inside.setdefault(step, start)
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_undamaged_results_are_read(name, analysed):
+    read_all(analysed / name)
 
 
 def read_all(folder):
