@@ -79,6 +79,9 @@ def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int,
             raise InputError(f"No such blocks in a model of depth {depth}: the last {layers}.")
         return tuple(range(depth - layers, depth))
     resolved = tuple(i + depth if i < 0 else i for i in layers)
-    if bad := [i for i in resolved if not 0 <= i < depth]:
-        raise InputError(f"No such blocks in a model of depth {depth}: {bad} (from {layers!r}).")
+    if bad := [given for given, i in zip(layers, resolved, strict=True) if not 0 <= i < depth]:
+        raise InputError(
+            f"No such blocks in a model of depth {depth}: layer {', '.join(map(str, bad))}. "
+            f"Expected 0 to {depth - 1}, or {-depth} to -1 counted from the end."
+        )
     return resolved
