@@ -105,10 +105,15 @@ def _is_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
     words = str(error) if isinstance(error, RuntimeError | ValueError) else ""
-    return any(
-        sign in words
-        for sign in ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "std::bad_alloc")
-    ) or ("can't start new thread" in words)
+    return any(sign in words for sign in _OUT_OF_MEMORY)
+
+
+_OUT_OF_MEMORY = (
+    *("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "std::bad_alloc"),
+    "can't start new thread",
+    "YNNPACK operation failed",  # of XLA's CPU library, whose operations fail for nothing else
+)
+"""How libraries below Python say that they got no memory."""
 
 
 def _memory_advice() -> str:

@@ -97,6 +97,7 @@ def test_where_the_current_folder_cannot_be_written_the_log_is_among_temporary_f
     [
         MemoryError(),
         RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.\nlong\npages"),
+        RuntimeError("INTERNAL: YNNPACK operation failed: error"),
         ValueError("INTERNAL: std::bad_alloc"),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
         RuntimeError("can't start new thread"),
