@@ -181,7 +181,9 @@ def _make_run(folder: Path) -> list[str]:
     folder.mkdir(parents=True)
     (folder / "recipe.json").write_text(json.dumps(preset("demo").to_json()))
     accuracy = {"share": 0.5, "low": 0.4, "high": 0.6, "n": 100}
-    lines = [{"step": step, "loss": 2.0 / step, "images_per_second": 30.0} for step in range(1, 9)]
+    lines: list[dict[str, Any]] = [
+        {"step": step, "loss": 2.0 / step, "images_per_second": 30.0} for step in range(1, 9)
+    ]
     lines += [{"step": 8, "data": "d", "top1": accuracy, "top5": accuracy}]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text)
