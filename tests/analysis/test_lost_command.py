@@ -57,7 +57,8 @@ def write_voc(root: Path) -> Path:
         image.save(year / f"JPEGImages/{i:06d}.jpg", exif=exif, quality=95)
         boxes = [] if i == WITHOUT_OBJECT else [(i % 2, 3, 4, 3 + width // 2, 4 + height // 2)]
         text = "".join(OBJECT.format(*box) for box in boxes)
-        (year / f"Annotations/{i:06d}.xml").write_text(f"<annotation>{text}</annotation>")
+        size = f"<size><width>{width}</width><height>{height}</height></size>"
+        (year / f"Annotations/{i:06d}.xml").write_text(f"<annotation>{size}{text}</annotation>")
     names = "".join(f"{i:06d}\n" for i in range(len(SIZES)))
     (year / "ImageSets/Main/trainval.txt").write_text(names)
     return root
