@@ -147,6 +147,11 @@ def check_classes(info: checkpoint.CheckpointInfo, source: Source) -> None:
             f"The images in {source.name} are in no class folders; nothing to measure. "
             + why_no_classes(source)
         )
+    if not info.model.num_classes:
+        raise InputError(
+            "The checkpoint has no head that names a class, only features; there is no accuracy to "
+            "measure. `regvit-analyze probe` tells how well its tokens predict the class."
+        )
     if info.class_names and not same_names(info.class_names, source.class_names):
         raise InputError(
             f"The checkpoint knows the classes {_some(info.class_names)}, {source.name} has "

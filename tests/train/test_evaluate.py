@@ -43,3 +43,5 @@ def test_other_classes_are_refused(recipe, change):
         check_classes(CheckpointInfo(recipe.model, class_names=("cat", "dog")), source)
     with pytest.raises(InputError, match="has 7 classes"):
         check_classes(CheckpointInfo(change(recipe, num_classes=7).model), source)
+    with pytest.raises(InputError, match="has no head"):
+        check_classes(CheckpointInfo(change(recipe, num_classes=0).model), source)
