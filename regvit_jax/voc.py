@@ -299,6 +299,16 @@ class _AnnotationReader:
             raise InputError(f"{self.path} is nested more than {_MAX_DEPTH} deep.")
         if self._open == ["annotation", "object"]:
             self._objects.append({})
+        elif self._open[:2] == ["annotation", "object"]:
+            self._once(self._objects[-1], "/".join(self._open))
+        elif self._open[:2] == ["annotation", "size"] and len(self._open) == 3:
+            self._once(self._size, name)
+
+    def _once(self, fields: dict[str, str], place: str) -> None:
+        """Begins a field; one that is read and given twice would be two values joined to one."""
+        if place in fields and place.removeprefix("annotation/object/") in _READ_ONCE:
+            raise InputError(f"{self.path} gives {place.rpartition('/')[2]} of an object twice.")
+        fields.setdefault(place, "")
 
     def _end(self, _name: str) -> None:
         self._open.pop()
@@ -309,6 +319,15 @@ class _AnnotationReader:
             self._objects[-1][place] = self._objects[-1].get(place, "") + text
         elif self._open[:2] == ["annotation", "size"] and len(self._open) == 3:
             self._size[self._open[2]] = self._size.get(self._open[2], "") + text
+
+
+_READ_ONCE = frozenset(
+    {
+        *("name", "truncated", "difficult", "width", "height"),
+        *("bndbox", *(f"bndbox/{corner}" for corner in ("xmin", "ymin", "xmax", "ymax"))),
+    }
+)
+"""What an object, or the size of an image, has one of."""
 
 
 def _is_image(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """Annotations as tools write them: words for flags, other encodings, frames before EXIF's turn."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +112,12 @@ def test_a_root_without_annotations_says_so_where_they_are_asked_for(tmp_path):
     assert source[0].boxes.shape == (0, 4)
     with pytest.raises(InputError, match="no folder Annotations"):
         source.annotation(0)
+
+
+@pytest.mark.parametrize("field", ["xmin", "ymax", "bndbox", "name"])
+def test_a_field_given_twice_is_refused_instead_of_joined(tmp_path, field):
+    text = xml()
+    (whole,) = re.findall(f"<{field}>.*?</{field}>", text, re.DOTALL)[:1]
+    (tmp_path / "a.xml").write_text(text.replace(whole, whole + whole, 1))
+    with pytest.raises(InputError, match=f"gives {field} of an object twice"):
+        read_annotation(tmp_path / "a.xml")
