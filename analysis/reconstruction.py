@@ -15,7 +15,6 @@ Reference: arXiv:2309.16588, section 2.2, for the linear probes.
 """
 
 import json
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +30,7 @@ from regvit_jax.analysis.norms import last_norms
 from regvit_jax.analysis.store import ColumnStore
 from regvit_jax.errors import InputError
 from regvit_jax.model import ViTTrace
+from regvit_jax.npz import read_npz
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.strict_json import parse_json
 from regvit_jax.tokens import TokenLayout
@@ -336,16 +336,12 @@ def load_probe(path: Path) -> tuple[Mlp, dict[str, Any]]:
       InputError: If the file is absent, damaged or no probe.
     """
     try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            arrays = {name: loaded[name] for name in loaded.files}
+        arrays = read_npz(path)
         info = parse_json(str(arrays.pop("info", "{}")), f"{path}: info")
-    except InputError:
-        raise
     except FileNotFoundError:
         raise InputError(f"There is no probe {path}. {PROBE_EXPECTED}") from None
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is no probe, or damaged ({error}). {PROBE_EXPECTED}") from error
+    except InputError as error:
+        raise InputError(f"{path} is no probe, or damaged ({error}) {PROBE_EXPECTED}") from error
     names = {f"{layer}/{name}" for layer in LAYERS for name in ("kernel", "bias")}
     if arrays.keys() != names:
         raise InputError(f"{path} holds {sorted(arrays)}, not {sorted(names)}. {PROBE_EXPECTED}")

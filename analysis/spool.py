@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ import numpy as np
 from regvit_jax.analysis.results import plain
 from regvit_jax.batches import Batch
 from regvit_jax.errors import InputError
+from regvit_jax.npz import read_npz
 
 
 class SpooledBatch(NamedTuple):
@@ -72,9 +72,8 @@ class SpooledPass:
     def read(self, place: int) -> SpooledBatch | None:
         """One batch; None if its file is damaged, as after a failure of the machine."""
         try:
-            with np.load(self._path(place), allow_pickle=False) as arrays:
-                found = dict(arrays)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            found = read_npz(self._path(place))
+        except (OSError, InputError):
             return None
         pixels = np.zeros(found["shape"], np.uint8)
         pixels[found["shown"]] = found["pixels"]

@@ -1,0 +1,40 @@
+"""Is a file of arrays read whole, or refused?"""
+
+import numpy as np
+import pytest
+
+from regvit_jax.errors import InputError
+from regvit_jax.npz import read_npz
+
+ARRAYS = {"a": np.arange(6.0).reshape(2, 3), "b": np.array("text")}
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+def test_every_flip_of_a_byte_is_noticed_or_changes_nothing(tmp_path, write):
+    path = tmp_path / "x.npz"
+    write(path, **ARRAYS)
+    data = path.read_bytes()
+    for place in range(len(data)):
+        changed = bytearray(data)
+        changed[place] ^= 1 + place % 255
+        path.write_bytes(changed)
+        try:
+            found = read_npz(path)
+        except (InputError, OSError):
+            continue
+        for name in found.keys() & ARRAYS.keys():  # a name may be the byte that changed
+            np.testing.assert_array_equal(found[name], ARRAYS[name])
+
+
+def test_a_pickle_is_not_opened(tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.array([{}], object), allow_pickle=True)
+    with pytest.raises(InputError, match="no whole .npz"):
+        read_npz(tmp_path / "x.npz")
+
+
+def test_one_array_and_no_file_are_told_apart(tmp_path):
+    np.save(tmp_path / "x.npz.npy", ARRAYS["a"])
+    with pytest.raises(InputError, match="one array"):
+        read_npz(tmp_path / "x.npz.npy")
+    with pytest.raises(FileNotFoundError):
+        read_npz(tmp_path / "nothing.npz")
