@@ -142,7 +142,7 @@ def test_a_trace_keeps_the_blocks_that_were_asked_for(layers, kept):
 
 def test_an_unknown_block_is_refused():
     model, params = tiny(num_registers=0)
-    with pytest.raises(InputError, match=r"depth 3: \[5\]"):
+    with pytest.raises(InputError, match=r"depth 3: layer 5"):
         model.apply({"params": params}, images_of(1), (5,), method="trace")
 
 
