@@ -42,7 +42,7 @@ class Attended:
     features: dict[str, Float[np.ndarray, " n"]]
     """Of every image: what models are compared by."""
     masses: Float[np.ndarray, "n 2"]
-    """Of every image: CLS's attention on outliers and on all patches."""
+    """CLS's attention on outliers and on all patches, per image."""
     skipped: list[str]
 
     @property

@@ -23,7 +23,7 @@ class Statement(NamedTuple):
 
     values: Mapping[str, Any]
     label: str
-    """Of the file, in errors."""
+    """What errors call the file."""
     group: str = ""
     """Where in the file they stand."""
 

@@ -101,7 +101,7 @@ class Head(NamedTuple):
     height: int
     """As it is stored, in pixels."""
     orientation: int
-    """Of EXIF, from 1, which is upright, to 8."""
+    """The orientation that EXIF gives, from 1 (upright) to 8."""
 
 
 def read_head(file: Path | bytes, name: str | None = None) -> Head:

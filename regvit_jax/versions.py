@@ -8,7 +8,7 @@ LIBRARIES = ("regvit-jax", "jax", "jaxlib", "flax", "numpy", "orbax-checkpoint",
 
 
 def version() -> str:
-    """Of regvit_jax: the installed package's, in a checkout its `pyproject.toml`'s."""
+    """The version of the installed package; in a checkout, that of its `pyproject.toml`."""
     if installed := _installed("regvit-jax"):
         return installed
     try:
@@ -19,7 +19,7 @@ def version() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that results depend on."""
+    """The versions of the libraries that results depend on, by name."""
     found = {name: _installed(name) for name in LIBRARIES}
     return {name: number for name, number in found.items() if number}
 

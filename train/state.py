@@ -53,7 +53,7 @@ class Saved(NamedTuple):
 
     state: TrainState
     losses: list[float]
-    """Of the newest steps, which the metrics do not tell yet."""
+    """Losses of the newest steps, which the metrics do not hold yet."""
 
 
 class StateStore:

@@ -52,7 +52,7 @@ class StepWatch:
         self.cost, self.logged_at, self.waited = cost, time.monotonic(), 0.0
         self.in_flight: collections.deque[tuple[int, StepMetrics]] = collections.deque()
         self.losses = list(losses)
-        """Of the newest steps, which no line tells yet."""
+        """Losses of the newest steps, which no line of the metrics holds yet."""
 
     def add(self, step: int, metrics: StepMetrics) -> None:
         """Takes a step that has just been started; waits for the one before the last.

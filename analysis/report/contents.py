@@ -143,7 +143,7 @@ class Contents:
     model_facts: Mapping[str, Json]
     """By model's name, for the methods: where it comes from, and its shape."""
     assumptions: Sequence[str]
-    """Of the models, in sentences, for the methods."""
+    """Sentences for the methods on what was assumed of the models."""
     judgements: list[Judgement]
     training: Picture | None
     sections: list[Section]
