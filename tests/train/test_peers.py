@@ -11,12 +11,13 @@ from regvit_jax.train.peers import STATUS, Peers
 
 @pytest.fixture
 def ends(monkeypatch):
-    """How often a process would have ended, instead of ending this one."""
+    """How often a process would have ended; only the thread that watches ends instead."""
     ended, statuses = threading.Semaphore(0), []
 
     def end(status):
         statuses.append(status)
         ended.release()
+        raise SystemExit
 
     monkeypatch.setattr(regvit_jax.train.peers.os, "_exit", end)
     return ended, statuses
