@@ -6,15 +6,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from regvit_jax.analysis import (
-    attention_command,
-    compare,
-    lost_command,
-    norms_command,
-    probe_command,
-    reconstruction_command,
-    similarity_command,
-)
+from regvit_jax.analysis.comparing import compare
+from regvit_jax.analysis.engine.parts import open_labelled_parts, open_parts
+from regvit_jax.analysis.engine.question import Question, answer_all
+from regvit_jax.analysis.engine.results import has_results
+from regvit_jax.analysis.engine.spool import Spool
 from regvit_jax.analysis.options import (
     AllOptions,
     AttentionOptions,
@@ -27,11 +23,13 @@ from regvit_jax.analysis.options import (
     ReportOptions,
     SimilarityOptions,
 )
-from regvit_jax.analysis.parts import open_labelled_parts, open_parts
-from regvit_jax.analysis.question import Question, answer_all
+from regvit_jax.analysis.questions.attention import command as attention_command
+from regvit_jax.analysis.questions.lost import command as lost_command
+from regvit_jax.analysis.questions.norms import command as norms_command
+from regvit_jax.analysis.questions.probe import command as probe_command
+from regvit_jax.analysis.questions.reconstruction import command as reconstruction_command
+from regvit_jax.analysis.questions.similarity import command as similarity_command
 from regvit_jax.analysis.report.page import write_report
-from regvit_jax.analysis.results import has_results
-from regvit_jax.analysis.spool import Spool
 from regvit_jax.errors import InputError
 
 SPOOL_FOLDER = ".spool"

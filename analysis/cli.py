@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from regvit_jax.analysis.engine.stopping import stoppable
 from regvit_jax.analysis.options import (
     AllOptions,
     AttentionOptions,
@@ -19,7 +20,6 @@ from regvit_jax.analysis.options import (
 )
 from regvit_jax.analysis.repeated import gathered
 from regvit_jax.analysis.spoken import shown
-from regvit_jax.analysis.stopping import stoppable
 from regvit_jax.console import run
 
 Command = (
@@ -35,14 +35,14 @@ Command = (
 )
 
 ANALYSES: dict[type, str] = {
-    NormsOptions: "regvit_jax.analysis.norms_command",
-    AttentionOptions: "regvit_jax.analysis.attention_command",
-    ProbeOptions: "regvit_jax.analysis.probe_command",
+    NormsOptions: "regvit_jax.analysis.questions.norms.command",
+    AttentionOptions: "regvit_jax.analysis.questions.attention.command",
+    ProbeOptions: "regvit_jax.analysis.questions.probe.command",
     AllOptions: "regvit_jax.analysis.all_command",
-    CompareOptions: "regvit_jax.analysis.compare",
-    LostOptions: "regvit_jax.analysis.lost_command",
-    SimilarityOptions: "regvit_jax.analysis.similarity_command",
-    ReconstructionOptions: "regvit_jax.analysis.reconstruction_command",
+    CompareOptions: "regvit_jax.analysis.comparing.compare",
+    LostOptions: "regvit_jax.analysis.questions.lost.command",
+    SimilarityOptions: "regvit_jax.analysis.questions.similarity.command",
+    ReconstructionOptions: "regvit_jax.analysis.questions.reconstruction.command",
 }
 """Where each question is answered: a module with `analyse(options)`, which writes the results and
 returns them, and `summary_lines(results)`."""

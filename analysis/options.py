@@ -87,7 +87,7 @@ class ImageOptions:
     @functools.cached_property
     def _contents(self) -> dict[str, Any]:
         """What the checkpoints and the images are, whatever they are called."""
-        from regvit_jax.analysis.identity import images_of, weights_of
+        from regvit_jax.analysis.engine.identity import images_of, weights_of
 
         splits, counts = zip(*self.drawn(), strict=True)
         return {
@@ -266,7 +266,7 @@ class LostOptions(ImageOptions):
             )
 
     def drawn(self) -> list[tuple[str, int]]:
-        from regvit_jax.analysis.lost_command import resolved_split
+        from regvit_jax.analysis.questions.lost.command import resolved_split
 
         return [(resolved_split(self), self.num_images)]
 

@@ -202,8 +202,8 @@ def _read_run(folder: Path) -> str:
 
 
 def _make_results(folder: Path) -> list[str]:
-    from regvit_jax.analysis.norms_command import analyse
     from regvit_jax.analysis.options import NormsOptions
+    from regvit_jax.analysis.questions.norms.command import analyse
 
     source = folder.with_name("results-source")
     _make_checkpoint(source / "model")
@@ -219,7 +219,7 @@ def _make_results(folder: Path) -> list[str]:
 
 
 def _read_results(folder: Path) -> int:
-    from regvit_jax.analysis.compare import open_folders
+    from regvit_jax.analysis.comparing.compare import open_folders
     from regvit_jax.analysis.options import ReportOptions
     from regvit_jax.analysis.report.contents import collect
     from regvit_jax.analysis.report.page import page
@@ -296,7 +296,7 @@ def _read_records(folder: Path) -> str:
 
 
 def _make_probe(folder: Path) -> list[str]:
-    from regvit_jax.analysis.reconstruction import save_probe, start_mlp
+    from regvit_jax.analysis.questions.reconstruction.probes import save_probe, start_mlp
 
     folder.mkdir(parents=True)
     save_probe(folder / "probe.npz", start_mlp(8, 16, 12, 0), {"kind": "made"})
@@ -304,7 +304,7 @@ def _make_probe(folder: Path) -> list[str]:
 
 
 def _read_probe(folder: Path) -> str:
-    from regvit_jax.analysis.reconstruction import load_probe
+    from regvit_jax.analysis.questions.reconstruction.probes import load_probe
 
     probe, info = load_probe(folder / "probe.npz")
     return _digest(probe) + json.dumps(info)

@@ -174,7 +174,7 @@ def our_norms() -> Step:
 
 def our_photograph_norms(files: list[Path]) -> Step:
     """Norms of JPEG files, by the loop that `regvit-analyze norms` runs."""
-    from regvit_jax.analysis.extract import Extractor
+    from regvit_jax.analysis.engine.extract import Extractor
     from regvit_jax.batches import Batches
     from regvit_jax.image_folder import FolderSource
     from regvit_jax.preprocess import Preprocess

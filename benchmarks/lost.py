@@ -102,7 +102,7 @@ def our_maps(grid: tuple[int, int], count: int) -> Step:
     """All maps in one call."""
     import jax
 
-    from regvit_jax.analysis.lost import lost
+    from regvit_jax.analysis.questions.lost.lost import lost
 
     maps = jax.numpy.asarray(feature_maps(grid, count))
     return lambda: lost(maps, grid).boxes.block_until_ready()
@@ -110,9 +110,9 @@ def our_maps(grid: tuple[int, int], count: int) -> Step:
 
 def our_photographs(files: list[Path]) -> Step:
     """The loop that `regvit-analyze lost --protocol study` runs."""
-    from regvit_jax.analysis.extract import Extractor
-    from regvit_jax.analysis.lost_collector import LostCollector
-    from regvit_jax.analysis.lost_rules import PRESETS, Setting
+    from regvit_jax.analysis.engine.extract import Extractor
+    from regvit_jax.analysis.questions.lost.collector import LostCollector
+    from regvit_jax.analysis.questions.lost.rules import PRESETS, Setting
     from regvit_jax.batches import Batches
     from regvit_jax.image_folder import FolderSource
     from regvit_jax.preprocess import STUDY_PREPROCESS

@@ -170,7 +170,7 @@ def test_every_link_and_picture_in_the_project_is_there():
 
 
 def test_every_key_of_results_that_is_described_is_written_somewhere():
-    sources = "\n".join(path.read_text() for path in sorted((ROOT / "analysis").glob("*.py")))
+    sources = "\n".join(path.read_text() for path in sorted((ROOT / "analysis").rglob("*.py")))
     words = set(re.findall(r"\w+", sources))
     page = ROOT / "docs" / "analyse.md"
     for code in re.findall(r"`([a-z][a-z0-9]*(?:_[a-z0-9]+)+)`", prose(page)):
@@ -334,7 +334,7 @@ def test_the_site_builds_without_warnings_and_loads_nothing_from_elsewhere(tmp_p
         assert not re.search(r"url\((?!data:)[\"']?(https?:)?//", style.read_text()), style.name
     for page, name in (
         ("regvit_jax", "regvit_jax.model.DeiT3.trace"),
-        ("analysis", "regvit_jax.analysis.extract.extract"),
+        ("analysis", "regvit_jax.analysis.engine.extract.extract"),
         ("train", "regvit_jax.train.loop.train"),
     ):
         assert f'id="{name}"' in (site / "api" / f"{page}.html").read_text(), name

@@ -88,7 +88,7 @@ def test_a_users_own_files_do_not_clash(tmp_path):
     program = (
         "import train, analysis, convert\n"
         "assert train.MINE and analysis.MINE and convert.MINE\n"
-        "from regvit_jax.analysis.bootstrap import Bootstrap\n"
+        "from regvit_jax.analysis.statistics.bootstrap import Bootstrap\n"
         "from regvit_jax.train.recipe import Recipe\n"
         "from regvit_jax.convert.cli import main\n"
     )

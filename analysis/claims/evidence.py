@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from regvit_jax.analysis.bootstrap import Estimate
-from regvit_jax.analysis.epochs import run_folder
+from regvit_jax.analysis.comparing.epochs import run_folder
 from regvit_jax.analysis.report.tables import number, percent
+from regvit_jax.analysis.statistics.bootstrap import Estimate
 
 Json = Mapping[str, Any]
 Answer = Literal["supported", "not supported", "cannot tell", "not judged"]

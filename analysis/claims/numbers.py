@@ -1,8 +1,8 @@
 """Which numbers stand beside claims that no rule can judge?"""
 
-from regvit_jax.analysis.bootstrap import Estimate
 from regvit_jax.analysis.claims.evidence import Evidence, in_percent, in_units
-from regvit_jax.analysis.headlines import find
+from regvit_jax.analysis.comparing.headlines import find
+from regvit_jax.analysis.statistics.bootstrap import Estimate
 
 
 def probe_accuracies(evidence: Evidence) -> list[str]:

@@ -11,7 +11,6 @@ A rule returns what each model, or pair of models, says; or a sentence on what i
 
 from collections.abc import Callable, Iterator
 
-from regvit_jax.analysis.bootstrap import Estimate
 from regvit_jax.analysis.claims.evidence import (
     Answer,
     Evidence,
@@ -31,7 +30,8 @@ from regvit_jax.analysis.claims.verdicts import (
     unless_without_outliers,
     within,
 )
-from regvit_jax.analysis.headlines import Where, find
+from regvit_jax.analysis.comparing.headlines import Where, find
+from regvit_jax.analysis.statistics.bootstrap import Estimate
 
 Findings = list[Finding] | str
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from regvit_jax.analysis.bootstrap import MIN_IMAGES, Estimate
 from regvit_jax.analysis.claims.evidence import Answer, Evidence, Finding, unlike
+from regvit_jax.analysis.statistics.bootstrap import MIN_IMAGES, Estimate
 
 
 def direction(found: Estimate | None, null: float, expected: int, what: str) -> tuple[Answer, str]:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from regvit_jax.analysis.bootstrap import MIN_IMAGES, ZERO, Estimate
 from regvit_jax.analysis.plotting import SERIES, is_leftmost, new_figure, styled
+from regvit_jax.analysis.statistics.bootstrap import MIN_IMAGES, ZERO, Estimate
 
 _COLUMNS = 2
 _LEAST_RANGE = 1e-3  # of an axis, in units of the numbers on it

@@ -6,9 +6,9 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from regvit_jax.analysis.bootstrap import Estimate
-from regvit_jax.analysis.epochs import Run
+from regvit_jax.analysis.comparing.epochs import Run
 from regvit_jax.analysis.plotting import LINE_STYLES, SERIES, legend_below, new_figure, styled
+from regvit_jax.analysis.statistics.bootstrap import Estimate
 
 _LEAST = 0.06
 """Per cent; the axis of shares that are all zero ends at 1."""

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from regvit_jax.analysis.bootstrap import MIN_IMAGES, Estimate
 from regvit_jax.analysis.claims.evidence import Evidence
 from regvit_jax.analysis.claims.judgement import Judgement, judge_claims
+from regvit_jax.analysis.engine.results import read_complete
 from regvit_jax.analysis.options import ReportOptions
 from regvit_jax.analysis.plotting import DPI
 from regvit_jax.analysis.report.assumptions import assumed_sentences, without_assumed
 from regvit_jax.analysis.report.citations import bibtex
 from regvit_jax.analysis.report.tables import MISSING, SECTIONS, Table, percent
 from regvit_jax.analysis.report.training import training_hours, training_svg
-from regvit_jax.analysis.results import read_complete
+from regvit_jax.analysis.statistics.bootstrap import MIN_IMAGES, Estimate
 from regvit_jax.checkpoint import read_info, resolve, versions
 from regvit_jax.config import variant_name
 from regvit_jax.errors import InputError

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from regvit_jax.analysis.bootstrap import Estimate
-from regvit_jax.analysis.headlines import HEADLINES, find
+from regvit_jax.analysis.comparing.headlines import HEADLINES, find
+from regvit_jax.analysis.statistics.bootstrap import Estimate
 
 Json = Mapping[str, Any]
 
@@ -42,7 +42,7 @@ def number(estimate: Any, digits: int) -> str:
 
 
 def headline_tables(results: Json) -> list[Table]:
-    """The numbers that `regvit_jax.analysis.headlines` names, and how models differ in them."""
+    """The numbers that `comparing.headlines` names, and how models differ in them."""
     models, headlines = results["models"], HEADLINES[results["analysis"]]
     rows = [
         (headline.title, *(_headline(value, headline.is_share) for value in values))

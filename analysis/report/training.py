@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from regvit_jax.analysis.bootstrap import Estimate
 from regvit_jax.analysis.plotting import figure_svg
 from regvit_jax.analysis.plotting.training import TrainingCurve, training_figure
+from regvit_jax.analysis.statistics.bootstrap import Estimate
 from regvit_jax.errors import InputError
 from regvit_jax.strict_json import expect, parse_json, read_json
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from regvit_jax.analysis import all_command, extract
+from regvit_jax.analysis import all_command
+from regvit_jax.analysis.engine import extract
+from regvit_jax.analysis.engine.spool import Spool
 from regvit_jax.analysis.options import (
     AllOptions,
     AttentionOptions,
@@ -19,7 +21,6 @@ from regvit_jax.analysis.options import (
     SimilarityOptions,
 )
 from regvit_jax.analysis.report.contents import PNG
-from regvit_jax.analysis.spool import Spool
 from regvit_jax.batches import Batch
 from regvit_jax.errors import InputError
 from tests.analysis.conftest import write_pictures

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from regvit_jax.analysis.attention import (
+from regvit_jax.analysis.questions.attention.attention import (
     MEASURES,
     Accumulator,
     attention_rows,
@@ -15,9 +15,9 @@ from regvit_jax.analysis.attention import (
     query_names,
     summarise_attention,
 )
-from regvit_jax.analysis.attention_outliers import OutlierMassStore, outlier_part
-from regvit_jax.analysis.attention_rollout import rollout
-from regvit_jax.analysis.bootstrap import Bootstrap
+from regvit_jax.analysis.questions.attention.on_outliers import OutlierMassStore, outlier_part
+from regvit_jax.analysis.questions.attention.rollout import rollout
+from regvit_jax.analysis.statistics.bootstrap import Bootstrap
 
 # float32 sums of at most 53 weights against float64: measured 3e-7.
 ATOL = 3e-6

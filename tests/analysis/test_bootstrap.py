@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from regvit_jax.analysis.bootstrap import Bootstrap, Estimate
+from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate
 
 # The 2.5 % quantile of B resampled means has a standard deviation of sqrt(0.025 x 0.975 / B) /
 # density(-1.96) = 2.67 / sqrt(B) standard errors; four of them at B = 4000.

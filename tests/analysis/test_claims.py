@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 from scipy import stats
 
-from regvit_jax.analysis.bootstrap import Estimate
 from regvit_jax.analysis.claims.catalogue import CLAIMS
 from regvit_jax.analysis.claims.evidence import Evidence, unpaired_difference
 from regvit_jax.analysis.claims.judgement import Judgement, judge_claims
+from regvit_jax.analysis.statistics.bootstrap import Estimate
 
 SHAPE = {
     **{"embed_dim": 384, "depth": 12, "num_heads": 6, "patch_size": 16, "image_size": 224},

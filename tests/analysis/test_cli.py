@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from regvit_jax.analysis.cli import main
-from regvit_jax.analysis.results import RESULTS_FILE
+from regvit_jax.analysis.engine.results import RESULTS_FILE
 
 COMMAND = [sys.executable, "-m", "analysis"]
 

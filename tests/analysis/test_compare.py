@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from regvit_jax.analysis.cli import main
-from regvit_jax.analysis.headlines import HEADLINES, Where, find
+from regvit_jax.analysis.comparing.headlines import HEADLINES, Where, find
 
 
 def call(monkeypatch, *arguments) -> int:

@@ -7,13 +7,14 @@ import shutil
 
 import pytest
 
-from regvit_jax.analysis.compare import collect_models, collect_numbers, collect_pairs, open_folders
-from regvit_jax.analysis.headlines import HEADLINES, Where
-from regvit_jax.analysis.options import ReportOptions
-from regvit_jax.analysis.report.contents import collect
-from regvit_jax.analysis.report.markdown import markdown
-from regvit_jax.analysis.report.page import page
-from regvit_jax.analysis.results_schema import (
+from regvit_jax.analysis.comparing.compare import (
+    collect_models,
+    collect_numbers,
+    collect_pairs,
+    open_folders,
+)
+from regvit_jax.analysis.comparing.headlines import HEADLINES, Where
+from regvit_jax.analysis.engine.results_schema import (
     FILE,
     HEAD,
     MODEL,
@@ -24,6 +25,10 @@ from regvit_jax.analysis.results_schema import (
     Maybe,
     Number,
 )
+from regvit_jax.analysis.options import ReportOptions
+from regvit_jax.analysis.report.contents import collect
+from regvit_jax.analysis.report.markdown import markdown
+from regvit_jax.analysis.report.page import page
 from regvit_jax.errors import InputError
 from tests.analysis.test_report import PIXEL
 

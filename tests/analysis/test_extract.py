@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from regvit_jax import DeiT3, ViTConfig
-from regvit_jax.analysis.extract import extract
+from regvit_jax.analysis.engine.extract import extract
 from regvit_jax.batches import Batches
 from regvit_jax.data import open_source
 from regvit_jax.model import init_params

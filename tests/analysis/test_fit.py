@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from regvit_jax.analysis.fit import fit
+from regvit_jax.analysis.statistics.fit import fit
 
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from regvit_jax.analysis.identity import images_of, weights_of
+from regvit_jax.analysis.engine.identity import images_of, weights_of
 from tests.analysis.conftest import write_pictures
 from tests.analysis.test_cli import call
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from regvit_jax.analysis.logistic import classify, prepare, solve, solve_path, turn
+from regvit_jax.analysis.statistics.logistic import classify, prepare, solve, solve_path, turn
 
 STRENGTHS = 10.0 ** np.array([-5.0, -1.0, 1.0, 3.0])
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from regvit_jax.analysis import lost as lost_module
-from regvit_jax.analysis.lost import centred, lost
-from regvit_jax.analysis.lost_collector import patch_features
+from regvit_jax.analysis.questions.lost import lost as lost_module
+from regvit_jax.analysis.questions.lost.collector import patch_features
+from regvit_jax.analysis.questions.lost.lost import centred, lost
 from regvit_jax.errors import InputError
 
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")

@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from regvit_jax.analysis.annotated import Facts
-from regvit_jax.analysis.bootstrap import Bootstrap
-from regvit_jax.analysis.lost_rules import PRESETS, LostRules
-from regvit_jax.analysis.lost_scores import Scene, baseline_overlaps, compare, overlaps, wilson
+from regvit_jax.analysis.questions.lost.annotated import Facts
+from regvit_jax.analysis.questions.lost.rules import PRESETS, LostRules
+from regvit_jax.analysis.questions.lost.scores import (
+    Scene,
+    baseline_overlaps,
+    compare,
+    overlaps,
+    wilson,
+)
+from regvit_jax.analysis.statistics.bootstrap import Bootstrap
 from regvit_jax.preprocess import Preprocess
 
 CROP = Preprocess()

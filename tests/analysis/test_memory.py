@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from regvit_jax.analysis.extract import Extractor
+from regvit_jax.analysis.engine.extract import Extractor
 from tests.analysis.conftest import write_pictures
 from tests.analysis.test_cli import call
 

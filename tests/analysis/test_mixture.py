@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture
 
-from regvit_jax.analysis.mixture import fit_mixture
+from regvit_jax.analysis.statistics.mixture import fit_mixture
 
 
 def two_populations(share=0.03, ratio=8.0, num=60_000):

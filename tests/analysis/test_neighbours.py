@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from regvit_jax.analysis import neighbours
-from regvit_jax.analysis.neighbours import vote
+from regvit_jax.analysis.statistics import neighbours
+from regvit_jax.analysis.statistics.neighbours import vote
 
 
 def votes_of_a_loop(features, known, labels, num_classes, k):

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from regvit_jax.analysis.bootstrap import Bootstrap
-from regvit_jax.analysis.norms import (
+from regvit_jax.analysis.questions.norms.norms import (
     QUANTILES,
     NormStore,
     creator,
@@ -12,6 +11,7 @@ from regvit_jax.analysis.norms import (
     summarise,
     token_norms,
 )
+from regvit_jax.analysis.statistics.bootstrap import Bootstrap
 from regvit_jax.tokens import TokenLayout
 
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from regvit_jax.analysis.bootstrap import Bootstrap
-from regvit_jax.analysis.outliers import judge, shape_tests, shares, thresholds
+from regvit_jax.analysis.outliers.verdict import judge, shape_tests, shares, thresholds
+from regvit_jax.analysis.statistics.bootstrap import Bootstrap
 
 NUM_PATCHES = 196
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from regvit_jax.analysis.placing import ARRIVING
-from regvit_jax.analysis.results import RESULTS_FILE, ResultFolder, has_results, read_results
+from regvit_jax.analysis.engine.placing import ARRIVING
+from regvit_jax.analysis.engine.results import RESULTS_FILE, ResultFolder, has_results, read_results
 from regvit_jax.errors import InputError
 
 NEW = ("a.txt", "b.txt", "d.txt")
@@ -18,7 +18,7 @@ OLD = ("a.txt", "b.txt", "c.txt")
 _KILLED = """
 import os, shutil, sys
 from pathlib import Path
-from regvit_jax.analysis.results import ResultFolder
+from regvit_jax.analysis.engine.results import ResultFolder
 
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}
 

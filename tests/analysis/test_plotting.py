@@ -3,30 +3,34 @@
 import numpy as np
 import pytest
 
-from regvit_jax.analysis.bootstrap import Bootstrap, Estimate
-from regvit_jax.analysis.epochs import Run
-from regvit_jax.analysis.norms import NormStore, summarise
+from regvit_jax.analysis.comparing.epochs import Run
 from regvit_jax.analysis.plotting import round_up, save_figure
-from regvit_jax.analysis.plotting.attention import ShownAttention, heads_figure, maps_figure
 from regvit_jax.analysis.plotting.epochs import Curves, curves_figure
-from regvit_jax.analysis.plotting.norms import (
+from regvit_jax.analysis.plotting.training import TrainingCurve, training_figure
+from regvit_jax.analysis.questions.attention.figures import (
+    ShownAttention,
+    heads_figure,
+    maps_figure,
+)
+from regvit_jax.analysis.questions.norms.figures import (
     NormPanel,
     ShownImage,
     by_layer_figure,
     histogram_figure,
     positions_figure,
 )
-from regvit_jax.analysis.plotting.norms import (
+from regvit_jax.analysis.questions.norms.figures import (
     maps_figure as norm_maps_figure,
 )
-from regvit_jax.analysis.plotting.reconstruction import GroupsPanel, groups_figure
-from regvit_jax.analysis.plotting.similarity import (
+from regvit_jax.analysis.questions.norms.norms import NormStore, summarise
+from regvit_jax.analysis.questions.reconstruction.figures import GroupsPanel, groups_figure
+from regvit_jax.analysis.questions.similarity.figures import (
     SimilarityPanel,
     densities_figure,
     medians_figure,
 )
-from regvit_jax.analysis.plotting.training import TrainingCurve, training_figure
-from regvit_jax.analysis.similarity import DENSITY_AT, Labelled
+from regvit_jax.analysis.questions.similarity.similarity import DENSITY_AT, Labelled
+from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate
 from regvit_jax.tokens import TokenLayout
 
 

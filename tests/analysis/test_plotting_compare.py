@@ -2,9 +2,9 @@
 
 import pytest
 
-from regvit_jax.analysis.bootstrap import Estimate
-from regvit_jax.analysis.compare import summary_lines
+from regvit_jax.analysis.comparing.compare import summary_lines
 from regvit_jax.analysis.plotting.compare import NumberPanel, headlines_figure
+from regvit_jax.analysis.statistics.bootstrap import Estimate
 
 TITLES = {"a": "a (0 registers)", "b": "b (4 registers)"}
 

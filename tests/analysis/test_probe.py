@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from regvit_jax.analysis.probe import (
+from regvit_jax.analysis.questions.probe.probe import (
     Examples,
     ProbePlan,
     accuracy,
@@ -16,7 +16,7 @@ from regvit_jax.analysis.probe import (
     fit_neighbours,
     probe_kind,
 )
-from regvit_jax.analysis.probe_tokens import (
+from regvit_jax.analysis.questions.probe.tokens import (
     CLS_REGISTER,
     MEAN_PATCH,
     MEAN_REGISTER,

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
-from regvit_jax.analysis.reconstruction import (
+from regvit_jax.analysis.engine.store import ColumnStore
+from regvit_jax.analysis.questions.reconstruction.probes import (
     Budget,
     NormalEquations,
     TokenCache,
@@ -20,7 +21,6 @@ from regvit_jax.analysis.reconstruction import (
     start_mlp,
     token_l2,
 )
-from regvit_jax.analysis.store import ColumnStore
 from regvit_jax.errors import InputError
 from regvit_jax.model import patchify, unpatchify
 from regvit_jax.preprocess import Preprocess

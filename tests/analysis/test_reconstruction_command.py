@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 
 from regvit_jax.analysis.cli import main
+from regvit_jax.analysis.engine.parts import open_parts
 from regvit_jax.analysis.options import ReconstructionOptions
-from regvit_jax.analysis.parts import open_parts
-from regvit_jax.analysis.reconstruction import apply_mlp, load_probe, save_probe, start_mlp
+from regvit_jax.analysis.questions.reconstruction.probes import (
+    apply_mlp,
+    load_probe,
+    save_probe,
+    start_mlp,
+)
 from regvit_jax.convert import cli as convert
 
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")

@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from regvit_jax.analysis.bootstrap import Bootstrap
-from regvit_jax.analysis.reconstruction import Probes, normalised_patches, start_mlp
-from regvit_jax.analysis.reconstruction_errors import (
+from regvit_jax.analysis.engine.store import ColumnStore
+from regvit_jax.analysis.questions.reconstruction.errors import (
     FLAT,
     MATCHED_BINS,
     WIDEST_BIN,
@@ -18,7 +17,12 @@ from regvit_jax.analysis.reconstruction_errors import (
     token_errors,
     variance_bins,
 )
-from regvit_jax.analysis.store import ColumnStore
+from regvit_jax.analysis.questions.reconstruction.probes import (
+    Probes,
+    normalised_patches,
+    start_mlp,
+)
+from regvit_jax.analysis.statistics.bootstrap import Bootstrap
 from regvit_jax.model import patchify
 from regvit_jax.preprocess import Preprocess
 

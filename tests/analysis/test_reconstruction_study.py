@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from regvit_jax.analysis.reconstruction import Budget, patch_features, start_mlp
-from regvit_jax.analysis.reconstruction_study import (
+from regvit_jax.analysis.engine.store import ColumnStore
+from regvit_jax.analysis.questions.reconstruction.probes import Budget, patch_features, start_mlp
+from regvit_jax.analysis.questions.reconstruction.study import (
     ImageCache,
     PatchesOnly,
     evaluation_targets,
@@ -22,7 +23,6 @@ from regvit_jax.analysis.reconstruction_study import (
     study_errors,
     training_targets,
 )
-from regvit_jax.analysis.store import ColumnStore
 from regvit_jax.checkpoint import flatten, unflatten
 from regvit_jax.config import ViTConfig
 from regvit_jax.model import DeiT3, init_params

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from regvit_jax.analysis.engine.results import RESULTS_FILE
 from regvit_jax.analysis.options import ReportOptions
 from regvit_jax.analysis.report.page import write_report
 from regvit_jax.analysis.report.training import training_hours
-from regvit_jax.analysis.results import RESULTS_FILE
 from regvit_jax.errors import InputError
 
 # The smallest PNG: one transparent pixel.

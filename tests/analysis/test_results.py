@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regvit_jax.analysis.bootstrap import Estimate
-from regvit_jax.analysis.results import RESULTS_FILE, ResultFolder, plain, read_results
+from regvit_jax.analysis.engine.results import RESULTS_FILE, ResultFolder, plain, read_results
+from regvit_jax.analysis.statistics.bootstrap import Estimate
 from regvit_jax.errors import InputError
 
 

@@ -5,8 +5,7 @@ import pytest
 from scipy.stats import gaussian_kde
 from sklearn.metrics import roc_auc_score
 
-from regvit_jax.analysis.bootstrap import Bootstrap
-from regvit_jax.analysis.similarity import (
+from regvit_jax.analysis.questions.similarity.similarity import (
     DENSITY_AT,
     Neighbours,
     SimilarityStore,
@@ -17,6 +16,7 @@ from regvit_jax.analysis.similarity import (
     outlier_ends,
     summarise_similarity,
 )
+from regvit_jax.analysis.statistics.bootstrap import Bootstrap
 from regvit_jax.tokens import TokenLayout
 
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")

@@ -10,8 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from regvit_jax.analysis import extract, fit, logistic, question, stopping
-from regvit_jax.analysis.spool import SpooledPass
+from regvit_jax.analysis.engine import extract, question, stopping
+from regvit_jax.analysis.engine.spool import SpooledPass
+from regvit_jax.analysis.statistics import fit, logistic
 from regvit_jax.interrupt import Interrupted
 from tests.analysis.conftest import write_pictures
 from tests.analysis.test_cli import call, results_of

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from regvit_jax.analysis.store import ColumnStore
+from regvit_jax.analysis.engine.store import ColumnStore
 
 
 def test_rows_come_back_whole_in_blocks_and_at_random(tmp_path):

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regvit_jax.analysis.options import NormsOptions
-from regvit_jax.analysis.subjects import (
+from regvit_jax.analysis.engine.subjects import (
     choose_images,
     choose_shown,
     count_parameters,
     open_subjects,
     short_labels,
 )
+from regvit_jax.analysis.options import NormsOptions
 from regvit_jax.config import VARIANTS
 from regvit_jax.errors import InputError
 

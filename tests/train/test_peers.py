@@ -8,6 +8,8 @@ import pytest
 import regvit_jax.train.peers
 from regvit_jax.train.peers import STATUS, Peers
 
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
 
 @pytest.fixture
 def ends(monkeypatch):

@@ -1,0 +1,1 @@
+"""Models side by side, over pairs and over epochs."""

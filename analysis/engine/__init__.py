@@ -1,0 +1,1 @@
+"""What every question stands on: passes over the images, columns, results."""

@@ -1,0 +1,1 @@
+"""What is an outlier token, and does a model have any?"""
