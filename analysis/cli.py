@@ -18,9 +18,9 @@ from regvit_jax.analysis.options import (
     ReportOptions,
     SimilarityOptions,
 )
-from regvit_jax.analysis.repeated import gathered
 from regvit_jax.analysis.spoken import shown
-from regvit_jax.console import run
+from regvit_jax.console import VERSION_HINT, run
+from regvit_jax.repeated import gathered
 
 Command = (
     Annotated[NormsOptions, tyro.conf.subcommand("norms", prefix_name=False)]
@@ -53,7 +53,7 @@ SEVERAL = frozenset(
 )
 """Options of several values; given again, they add to what was given."""
 
-EXAMPLES = """What registers change, measured.
+EXAMPLES = f"""What registers change, measured. {VERSION_HINT}
 
 Example: regvit-analyze norms --checkpoint runs/reg0 runs/reg4 --data photos --out runs/norms
 """

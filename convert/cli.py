@@ -11,6 +11,7 @@ from regvit_jax import console
 from regvit_jax.convert.choices import Choices
 from regvit_jax.convert.dialects import DIALECTS, ExportFamily, Family, FileFormat
 from regvit_jax.errors import InputError
+from regvit_jax.repeated import gathered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +141,8 @@ def main() -> None:
 def _main() -> None:
     command = tyro.extras.subcommand_cli_from_dict(
         {"import": Import, "export": Export, "inspect": Inspect, "verify": Verify},
+        args=gathered(sys.argv[1:]),
         prog="regvit-convert",
-        description="Convert checkpoints between PyTorch and regvit_jax.",
+        description=f"Convert checkpoints between PyTorch and regvit_jax. {console.VERSION_HINT}",
     )
     command()

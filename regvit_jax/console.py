@@ -26,6 +26,8 @@ CURES = {
 }
 """What to do about an error of the system."""
 BROKEN_PIPE = 128 + signal.SIGPIPE
+VERSION_HINT = "With --version alone, prints which versions are installed."
+"""For the help of every command: `run` answers this option before anything is loaded."""
 
 
 def run(command: Callable[[], None]) -> None:

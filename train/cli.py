@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from regvit_jax import console
+from regvit_jax.repeated import gathered
 from regvit_jax.train.cores import claim_cores
 from regvit_jax.train.hosts_config import HostsConfig
 from regvit_jax.train.presets import preset as preset_named
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from regvit_jax.train.loop import Outcome
 
 DEFAULT_PRESET = "demo"
+SEVERAL = frozenset({"--registers"})
+"""Options of several values; given again, they add to what was given."""
 
 
 def main() -> None:
@@ -29,7 +32,8 @@ def main() -> None:
 
 
 def _main() -> None:
-    default = _default_recipe(sys.argv[1:])
+    arguments = gathered(sys.argv[1:], SEVERAL)
+    default = _default_recipe(arguments)
     tyro.extras.subcommand_cli_from_dict(
         {
             "run": _run_command(default),
@@ -38,8 +42,10 @@ def _main() -> None:
             "sheet": _sheet_command(default),
             "plan": _plan_command(default),
         },
+        args=arguments,
         prog="regvit-train",
-        description="Train and evaluate vision transformers with registers.\n\n"
+        description="Train and evaluate vision transformers with registers. "
+        f"{console.VERSION_HINT}\n\n"
         "Example: regvit-train run --num-registers 4 --data digits --out runs/reg4",
         config=(tyro.conf.OmitArgPrefixes,),
     )

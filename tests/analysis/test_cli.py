@@ -56,7 +56,8 @@ def norms_folder(tmp_path_factory, checkpoints, pictures):
     with pytest.MonkeyPatch.context() as patch:
         status = call(
             patch,
-            *("norms", "--checkpoint", checkpoints["planted"], checkpoints["registers"]),
+            *("norms", "--checkpoint", checkpoints["planted"]),
+            *("--checkpoint", checkpoints["registers"]),
             *("--data", pictures, "--out", out, "--num-images", 170, "--bootstrap", 200),
         )
     assert status == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import regvit_jax.convert.cli
 from regvit_jax import VARIANTS
 from regvit_jax.convert.inspection import num_parameters
 
@@ -106,19 +107,6 @@ def test_a_file_of_weights_is_no_directory_and_the_error_says_what_to_run(study_
         load(study_file)
 
 
-@pytest.mark.parametrize("arguments", [[], ["import"], ["export"], ["inspect"], ["verify"]])
-def test_help_answers_without_the_heavy_libraries(arguments):
-    code = (
-        f"import sys; sys.argv = ['regvit-convert', *{arguments!r}, '--help']\n"
-        "from regvit_jax.convert.cli import main\n"
-        "try: main()\n"
-        "finally: print(sorted({'jax', 'flax', 'torch', 'orbax', 'numpy'} & sys.modules.keys()))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert done.stdout.strip().endswith("[]")
-
-
 def test_the_installed_command_ends_with_status_2(tmp_path):
     (tmp_path / "empty.pth").touch()
     command = shutil.which("regvit-convert", path=str(Path(sys.executable).parent))
@@ -130,3 +118,13 @@ def test_the_installed_command_ends_with_status_2(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("Error: ")
     assert "is empty" in done.stderr
+
+
+def test_an_option_that_is_given_twice_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(
+        "sys.argv", ["regvit-convert", "import", "a", "--prefix=x", "--prefix", "y"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        regvit_jax.convert.cli.main()
+    assert ended.value.code == 2
+    assert "--prefix is given twice" in capsys.readouterr().err
