@@ -315,7 +315,7 @@ READERS: dict[str, Reader] = {
     "pth, zip": Reader(lambda f: _make_torch(f, True), _read_weights, notices_shifts=True),
     "pth, legacy": Reader(lambda f: _make_torch(f, False), _read_weights, notices_shifts=True),
     "safetensors": Reader(_make_safetensors, _read_weights, notices_shifts=True),
-    "msgpack": Reader(_make_msgpack, _read_weights),
+    "msgpack": Reader(_make_msgpack, _read_weights, notices_shifts=True),
     "timm folder": Reader(_make_timm, _import),
     "Hugging Face folder": Reader(_make_hugging_face, _import),
     "checkpoint": Reader(_make_checkpoint, _read_checkpoint),

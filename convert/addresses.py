@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-from regvit_jax.convert.pickles import Tensor
 from regvit_jax.errors import InputError
 
 Role = Literal["plain", "teacher", "student", "ema"]
@@ -33,24 +32,29 @@ _MAX_DEPTH = 8
 class Found(NamedTuple):
     """What a file holds, by address."""
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Any]
     others: dict[str, str]
     """What lies beside tensors and is none, by the name of its type."""
     groups: tuple[str, ...]
     """The dictionaries that hold tensors, by their address with a dot behind it."""
 
 
-def find(content: Mapping[Any, Any]) -> Found:
-    """All tensors that are reached from a dictionary through names alone."""
-    tensors: dict[str, Tensor] = {}
+def find(content: Mapping[Any, Any], kind: type) -> Found:
+    """All tensors that are reached from a dictionary through names alone.
+
+    Args:
+      content: What was saved.
+      kind: The type of what stands for a tensor in it.
+    """
+    tensors: dict[str, Any] = {}
     others: dict[str, str] = {}
     groups: list[str] = []
     for address, values in _dictionaries(content):
         named = {name: value for name, value in values.items() if type(name) is str}
-        if any(isinstance(value, Tensor) for value in named.values()):
+        if any(isinstance(value, kind) for value in named.values()):
             groups.append(address)
         for name, value in named.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, kind):
                 tensors.setdefault(address + name, value)
             elif not isinstance(value, Mapping):
                 others.setdefault(address + name, type(value).__name__)

@@ -8,11 +8,12 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from regvit_jax.convert import addresses, beside, pth, safetensors
+from regvit_jax.convert import addresses, beside, flax_file, pth, safetensors
 from regvit_jax.convert.addresses import Role
 from regvit_jax.convert.facts import Facts
 from regvit_jax.convert.folder import Listing, open_folder
 from regvit_jax.convert.naming import Wanted, choose
+from regvit_jax.convert.pickles import Tensor
 from regvit_jax.convert.recognise import recognise
 from regvit_jax.convert.stored import Stored
 from regvit_jax.convert.unknown import EXPECTED, describe
@@ -147,10 +148,8 @@ def _read_file(path: Path) -> _Part:
     if safetensors.is_safetensors(head):
         tensors, metadata = safetensors.read(path)
         return _Part("safetensors", tensors, {"metadata": metadata} if metadata else {})
-    if head[:1] in (b"\xde", b"\xdf") or b"\x81" <= head[:1] <= b"\x8f":
-        from regvit_jax.convert import flax_file
-
-        return _Part("Flax msgpack", flax_file.read(path))
+    if flax_file.is_flax(head):
+        return _from_flax(path)
     raise InputError(
         f"{path} is no checkpoint of a known kind (it starts with {head[:8]!r}). {EXPECTED}."
     )
@@ -162,12 +161,25 @@ def _from_pth(file: pth.PthFile) -> _Part:
             f"{file.path} holds a {type(file.content).__name__}, not named tensors. Expected what "
             "torch.save(model.state_dict()) writes."
         )
-    found = addresses.find(file.content)
+    found = addresses.find(file.content, Tensor)
     return _Part(
         format=file.format,
         tensors={name: file.stored(tensor) for name, tensor in found.tensors.items()},
         about=beside.plain(file.content),
         facts=beside.facts(file.content, str(file.path)),
+        others=found.others,
+        groups=found.groups or ("",),
+    )
+
+
+def _from_flax(path: Path) -> _Part:
+    tree = flax_file.read(path)
+    found = addresses.find(tree, Stored)
+    return _Part(
+        format="Flax msgpack",
+        tensors=found.tensors,
+        about=beside.plain(tree),
+        facts=beside.facts(tree, str(path)),
         others=found.others,
         groups=found.groups or ("",),
     )
