@@ -264,21 +264,21 @@ def _remove_while_written(folder: Path) -> None:
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Without the tracebacks that threads print of an error that is raised as well."""
-    hook, logger = sys.unraisablehook, logging.getLogger("absl")
+    hook = sys.unraisablehook
 
     def only_others(unraisable: Any) -> None:
         if "Event loop is closed" not in str(unraisable.exc_value):
             hook(unraisable)
 
     sys.unraisablehook = only_others
-    logger.addFilter(_says_something)
+    # It stays: a state and a checkpoint may be written at a time, by two threads.
+    logging.getLogger("absl").addFilter(_says_something)
     try:
         yield
     except BaseException:
         time.sleep(_ECHO_SECONDS)
         raise
     finally:
-        logger.removeFilter(_says_something)
         if sys.unraisablehook is only_others:
             sys.unraisablehook = hook
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 from regvit_jax.errors import InputError
 from regvit_jax.interrupt import Stopped
 from regvit_jax.last_resort import write_log
+from regvit_jax.remarks import in_one_line_each
 
 Item = TypeVar("Item")
 
@@ -39,7 +40,8 @@ def run(command: Callable[[], None]) -> None:
     """
     _open_streams()
     try:
-        status = _status(command)
+        with in_one_line_each():
+            status = _status(command)
         sys.stdout.flush()
     except OSError as error:  # the output's reader has gone, or its disk is full
         status = _told(error) if error.errno != errno.EPIPE else BROKEN_PIPE
