@@ -193,20 +193,23 @@ def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
     Both go to stderr, so that a command's output can be piped.
     """
     from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress, TimeElapsedColumn
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     if console.is_terminal:
-        with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as bar:
-            yield from bar.track(items, total=total, description=escape(label))
+        # No markup: "[red]" and ":smile:" in a name are letters.
+        name = TextColumn("{task.description}", markup=False)
+        columns = (name, *Progress.get_default_columns()[1:], TimeElapsedColumn())
+        with Progress(*columns, console=console) as bar:
+            yield from bar.track(items, total=total, description=label)
         return
     tenths = 0
     for done, item in enumerate(items, start=1):
         yield item
         if 10 * done // max(total, 1) > tenths:
             tenths = 10 * done // max(total, 1)
-            console.print(f"{label}: {done} of {total}", highlight=False, markup=False)
+            sys.stderr.write(f"{label}: {done} of {total}\n")
+            sys.stderr.flush()
 
 
 def _say(message: str, status: int) -> int:

@@ -32,6 +32,7 @@ from regvit_jax.preprocess import STUDY_PREPROCESS, Preprocess
 from regvit_jax.source import Source
 
 _SLUG_LETTERS = 100
+_TWIN = " untrained"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Subject:
     def slug(self) -> str:
         """The label as part of a file name, unlike those of other labels."""
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", self.label)[:_SLUG_LETTERS]
-        if plain == re.sub(r"[/ ]", "-", self.label):
+        if plain == self.label:
             return plain
         return f"{plain}-{zlib.crc32(self.label.encode(errors='surrogateescape')):08x}"
 
@@ -73,7 +74,7 @@ class Subject:
 
     def twin(self) -> "Subject":
         """The randomly initialised model of the same configuration, on the same pixels."""
-        return dataclasses.replace(self, label=f"{self.label} untrained", is_twin=True)
+        return dataclasses.replace(self, label=f"{self.label}{_TWIN}", is_twin=True)
 
     def to_json(self) -> dict[str, Any]:
         """What identifies the model in results."""
@@ -105,8 +106,14 @@ def open_subjects(options: ImageOptions, question: str) -> list[Subject]:
     paths = [resolve(path) for path in options.checkpoint]
     if len(set(paths)) < len(paths):
         raise InputError("The same checkpoint is named twice after --checkpoint.")
+    labels = short_labels(paths)
+    for twin in {f"{label}{_TWIN}" for label in labels}.intersection(labels):
+        raise InputError(
+            f"The checkpoint {twin!r} has the name of another one's untrained twin. "
+            "Rename its folder."
+        )
     subjects = []
-    for path, label in zip(paths, short_labels(paths), strict=True):
+    for path, label in zip(paths, labels, strict=True):
         info = read_info(path)
         preprocess = _preprocess(info, options, question)
         # Asked here so that a size that does not fit ends the command before any work.

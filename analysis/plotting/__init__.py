@@ -38,6 +38,7 @@ LINE_STYLES = ("-", "--", "-.", ":")
 COLOUR_MAP = "viridis"
 DPI = 160
 TITLE_LETTERS_PER_INCH = 9.0  # of bold letters of `figure.titlesize`
+_SHOWN = "\u2060"  # before a series' name, until it is drawn
 _DARKEST = 0.45  # what shading leaves of a colour where the image is black
 
 STYLE: Any = {  # Matplotlib types it by every name it knows
@@ -98,11 +99,16 @@ def _named(figure: Figure) -> Iterator[None]:
     """What names of files and models say is drawn as it is, or escaped; no font has all letters."""
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
-        text.set_text(shown(text.get_text(), keep="\n"))
+        text.set_text(shown(text.get_text(), keep="\n").replace(_SHOWN, ""))
         text.set_parse_math(False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
+
+
+def series_name(name: str) -> str:
+    """A model's name as the label of a series: Matplotlib leaves "_x" out of its legends."""
+    return f"{_SHOWN}{name}" if name.startswith("_") else name
 
 
 def legend_below(figure: Figure, axes: Sequence[Axes], columns: int) -> None:

@@ -7,7 +7,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from regvit_jax.analysis.comparing.epochs import Run
-from regvit_jax.analysis.plotting import LINE_STYLES, SERIES, legend_below, new_figure, styled
+from regvit_jax.analysis.plotting import (
+    LINE_STYLES,
+    SERIES,
+    legend_below,
+    new_figure,
+    series_name,
+    styled,
+)
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 
 _LEAST = 0.06
@@ -59,7 +66,7 @@ def _draw(axis: Axes, run: Run, panel: Curves, color: str, style: str) -> None:
         ls=style,
         marker="o",
         ms=3.5,
-        label=run.label,
+        label=series_name(run.label),
     )
     banded = [(place, e.low, e.high) for place, e in known if e.low is not None]
     if len(banded) == len(known):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from regvit_jax.analysis.plotting import SERIES, new_figure, styled
+from regvit_jax.analysis.plotting import SERIES, new_figure, series_name, styled
 
 _SMOOTHING = 0.03  # of the log's length
 
@@ -27,13 +27,13 @@ def training_figure(curves: Sequence[TrainingCurve]) -> Figure:
         figure = new_figure(7.2, 3.0, "Training")
         loss, top1 = figure.subplots(1, 2)
         for i, curve in enumerate(curves):
-            color = SERIES[i % len(SERIES)]
+            color, label = SERIES[i % len(SERIES)], series_name(curve.label)
             if curve.loss:
                 steps, values = _smooth(curve.loss)
-                loss.plot(steps, values, color=color, lw=1.4, label=curve.label)
+                loss.plot(steps, values, color=color, lw=1.4, label=label)
             if curve.top1:
                 steps, values = np.array(curve.top1).T
-                top1.plot(steps, 100 * values, color=color, marker="o", ms=3, label=curve.label)
+                top1.plot(steps, 100 * values, color=color, marker="o", ms=3, label=label)
         loss.set_ylabel("training loss")
         top1.set_ylabel("validation top-1 (%)")
         top1.set_ylim(0, 100)  # a narrower range makes a hair's breadth of two points

@@ -24,7 +24,8 @@ from regvit_jax.analysis.report.contents import (
 from regvit_jax.analysis.report.tables import MISSING, Table
 
 # A bracket is only special before a parenthesis, an underscore at the edge of a word.
-_SPECIAL = re.compile(r"[*|<~]|\](?=\()|(?<!\w)_|_(?!\w)|^[#>+-](?=\s)|\\(?!`)")
+_SPECIAL = re.compile(r"[*|<~$&]|\](?=\()|(?<!\w)_|_(?!\w)|^[#>+-](?=\s)|\\(?!`)")
+_SPECIAL_IN_BRACKETS = re.compile(rf"[\[\]]|{_SPECIAL.pattern}")
 _CLAIM_COLUMNS = ("", "claim", "published", "here", "verdict", "why")
 
 
@@ -113,7 +114,9 @@ def _configuration(section: Section) -> Iterator[str]:
 
 
 def _facts(values: Mapping[str, Any]) -> str:
-    return "\n".join(f"- {name}: {_escaped(plain_value(value))}" for name, value in values.items())
+    return "\n".join(
+        f"- {_escaped(name)}: {_escaped(plain_value(value))}" for name, value in values.items()
+    )
 
 
 def _table(table: Table, heading: bool = True) -> Iterator[str]:
@@ -134,15 +137,16 @@ def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _figure(picture: Picture, path: Path | None, folder: Path) -> str:
     assert path is not None
     place = quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
-    return f"![{_escaped(picture.title)}]({place})\n\n*{_escaped(picture.sentence.strip())}*"
+    title = _escaped(picture.title, _SPECIAL_IN_BRACKETS)
+    return f"![{title}]({place})\n\n*{_escaped(picture.sentence.strip())}*"
 
 
-def _escaped(text: str) -> str:
+def _escaped(text: str, special: re.Pattern[str] = _SPECIAL) -> str:
     """Text that Markdown shows as it is; code in backticks stays code."""
     parts = re.sub(r"\s+", " ", text).split("`")
     if len(parts) % 2 == 0:
-        return _SPECIAL.sub(r"\\\g<0>", "\\`".join(parts))
+        return special.sub(r"\\\g<0>", "\\`".join(parts))
     return "`".join(
-        part.replace("|", "\\|") if i % 2 else _SPECIAL.sub(r"\\\g<0>", part)
+        part.replace("|", "\\|") if i % 2 else special.sub(r"\\\g<0>", part)
         for i, part in enumerate(parts)
     )

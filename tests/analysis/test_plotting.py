@@ -44,6 +44,16 @@ def panel():
         return NormPanel("model (2 registers)", summarise(store, Bootstrap(30, 100)), False)
 
 
+def test_a_legend_names_every_model_as_it_is_called(tmp_path):
+    names = ["_hidden", "$a$", "two\tcells", "reg_4"]
+    curves = [TrainingCurve(name, [(0, 1.0), (1, 0.5)], [(1, 0.5)]) for name in names]
+    figure = training_figure(curves)
+    save_figure(figure, tmp_path, "x")
+    (legend,) = [axis.get_legend() for axis in figure.axes if axis.get_legend()]
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert shown == ["_hidden", "$a$", "two\\tcells", "reg_4"]
+
+
 def lines(axis):
     return {line.get_label(): line.get_ydata() for line in axis.get_lines()}
 

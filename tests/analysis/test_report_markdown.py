@@ -6,7 +6,7 @@ from urllib.parse import unquote
 import pytest
 
 from regvit_jax.analysis.options import ReportOptions
-from regvit_jax.analysis.report.markdown import _escaped
+from regvit_jax.analysis.report.markdown import _SPECIAL_IN_BRACKETS, _escaped
 from regvit_jax.analysis.report.page import write_report
 from regvit_jax.errors import InputError
 from tests.analysis.test_report import estimate, model, write_results
@@ -71,11 +71,16 @@ def test_it_says_what_the_page_says(written):
         ("[0, 1] [a](b)", r"[0, 1] [a\](b)"),
         ("run `a_b --x *` now", "run `a_b --x *` now"),
         ("a ` b", r"a \` b"),
+        ("$x^2$ &amp; ~a~", r"\$x^2\$ \&amp; \~a\~"),
         ("two\nlines", "two lines"),
     ],
 )
 def test_text_shows_as_it_is(plain, expected):
     assert _escaped(plain) == expected
+
+
+def test_brackets_of_a_name_do_not_end_a_figures_alternative_text():
+    assert _escaped("a] [b](c)", _SPECIAL_IN_BRACKETS) == r"a\] \[b\](c)"
 
 
 def test_the_html_file_is_not_written_over(tmp_path):

@@ -1,6 +1,8 @@
 """Are models named apart, and images chosen alike for all of them?"""
 
 import dataclasses
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,24 @@ def options(checkpoints, pictures, **changes) -> NormsOptions:
 )
 def test_labels_are_short_and_unlike(paths, labels):
     assert short_labels([Path(path) for path in paths]) == labels
+
+
+def test_names_of_files_differ_where_labels_do(checkpoints, pictures):
+    subject, _ = open_subjects(options(checkpoints, pictures), "norms")
+    labels = ("a/b", "a-b", "a b", "a:b", "ä", "ö", "x" * 150, "x" * 151, "_a", "a.b")
+    slugs = [dataclasses.replace(subject, label=label).slug for label in labels]
+    assert len(set(slugs)) == len(labels)
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,110}", slug) for slug in slugs)
+    assert [slugs[1], slugs[8]] == ["a-b", "_a"]
+
+
+def test_a_checkpoint_called_like_anothers_twin_is_refused(checkpoints, pictures, tmp_path):
+    twins = [tmp_path / name for name in ("reg0", "reg0 untrained")]
+    for path in twins:
+        shutil.copytree(checkpoints["plain"], path)
+    asked = dataclasses.replace(options(checkpoints, pictures), checkpoint=tuple(twins))
+    with pytest.raises(InputError, match="untrained twin"):
+        open_subjects(asked, "norms")
 
 
 def test_images_are_drawn_with_the_seed_and_kept_in_order(checkpoints, pictures):

@@ -193,3 +193,12 @@ def test_progress_writes_a_line_every_tenth_part_when_nobody_watches(capsys):
     assert lines[0] == "Reading: 4 of 40"
     assert lines[-1] == "Reading: 40 of 40"
     assert len(lines) == 10
+
+
+@pytest.mark.parametrize("name", ["[red]x[/red]", "[/x]", "a:smile:b", "a\\", "x\\[y]"])
+def test_a_name_beside_a_bar_is_letters_and_no_markup(name, monkeypatch, capsys):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    assert list(progress(range(2), 2, name)) == [0, 1]
+    assert f"{name} " in capsys.readouterr().err

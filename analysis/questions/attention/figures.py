@@ -19,6 +19,7 @@ from regvit_jax.analysis.plotting import (
     new_figure,
     round_up,
     row_label,
+    series_name,
     show_image,
     show_map,
     styled,
@@ -220,7 +221,8 @@ def similarity_figure(panels: Sequence[AttentionPanel]) -> Figure:
             color = SERIES[i % len(SERIES)]
             for which, style, name in ((0, "-", "cosine"), (1, "--", "centred cosine")):
                 estimates = [pair[which] for pair in pairs]
-                _draw_line(axis, estimates, 1.0, color, style, f"{panel.title}, {name}")
+                label = series_name(f"{panel.title}, {name}")
+                _draw_line(axis, estimates, 1.0, color, style, label)
         axis.set_xlabel("block, from 0")
         axis.set_ylabel("mean over pairs of registers\nand over images")
         axis.set_ylim(top=1.03)

@@ -21,6 +21,7 @@ from regvit_jax.analysis.plotting import (
     legend_below,
     new_figure,
     row_label,
+    series_name,
     styled,
 )
 from regvit_jax.analysis.questions.lost.scores import Scene
@@ -163,8 +164,9 @@ def _draw_scores(axis: Axes, places, estimates: Sequence[Estimate], color: str, 
     values = 100 * np.array([e.value for e in estimates])
     ends = 100 * np.array([(e.low, e.high) for e in estimates], float)
     errors = np.abs(ends - values[:, None]).T
+    label = series_name(title)
     axis.errorbar(
-        values, places, xerr=errors, fmt="o", color=color, ms=5, capsize=3, lw=1.4, label=title
+        values, places, xerr=errors, fmt="o", color=color, ms=5, capsize=3, lw=1.4, label=label
     )
 
 

@@ -24,6 +24,7 @@ from regvit_jax.analysis.plotting import (
     outline_patches,
     round_up,
     row_label,
+    series_name,
     show_image,
     show_map,
     styled,
@@ -201,8 +202,8 @@ def _draw_emergence(axis: Axes, panels: Sequence[NormPanel]) -> None:
             continue
         x, shares = _stages(panel.summary)
         style = LINE_STYLES[i // len(SERIES) % 4]
-        color = SERIES[i % len(SERIES)]
-        axis.plot(x, 100 * shares, color=color, ls=style, marker="o", ms=3, label=panel.title)
+        color, label = SERIES[i % len(SERIES)], series_name(panel.title)
+        axis.plot(x, 100 * shares, color=color, ls=style, marker="o", ms=3, label=label)
     axis.set_ylim(-3, 103)
     axis.set_xlabel("blocks passed (half a block: its attention only)")
     axis.set_ylabel("already as far from\nthe median there (%)")

@@ -13,6 +13,7 @@ from regvit_jax.analysis.plotting import (
     is_leftmost,
     legend_below,
     new_figure,
+    series_name,
     styled,
 )
 from regvit_jax.analysis.questions.probe.probe import KindResult
@@ -69,7 +70,7 @@ def _draw_model(
     step = 0.7 / count
     color = SERIES[place % len(SERIES)]
     marker = "os^Dvp*"[place % 7]
-    label: str | None = panel.title
+    label: str | None = series_name(panel.title)
     for kind in panel.kinds:
         estimate = panel.estimates.get(method, {}).get(kind.kind)
         if estimate is None:
