@@ -243,8 +243,13 @@ class Machine:
             raise UnpicklingError("a name that is no text")
         return self._meanings.name(module, name)
 
-    def _global(self, value: str) -> None:
-        self._stack.append(self._name(*value.split(" ", 1)))
+    def _written_name(self) -> Any:
+        """A name on two lines, its module first."""
+        module, name = (self._source.readline()[:-1].decode() for _ in range(2))
+        return self._name(module, name)
+
+    def _global(self, _: Any) -> None:
+        self._stack.append(self._written_name())
 
     def _stack_global(self, _: Any) -> None:
         name, module = self._pop(), self._pop()
@@ -263,9 +268,9 @@ class Machine:
         _, args, function = self._pop(), self._pop(), self._pop()
         self._call(function, args)
 
-    def _inst(self, value: str) -> None:
+    def _inst(self, _: Any) -> None:
         args = tuple(self._pop_mark())
-        self._call(self._name(*value.split(" ", 1)), args)
+        self._call(self._written_name(), args)
 
     def _obj(self, _: Any) -> None:
         function, *args = self._pop_mark()
@@ -319,7 +324,7 @@ def _decoded(data: bytes) -> str:
         return data.decode("utf-8", "surrogatepass").encode("utf-8", "replace").decode()
 
 
-_OWN_READERS = (*_LENGTHS, "STRING")
+_OWN_READERS = (*_LENGTHS, "STRING", "GLOBAL", "INST")
 
 _METHODS: dict[str, Callable[[Machine, Any], None]] = {
     "STRING": Machine._string,

@@ -74,7 +74,7 @@ def read(path: Path) -> SafeTensors:
         )
     if length > _MAX_HEADER:
         raise InputError(f"{path} has a header of {length} bytes; at most {_MAX_HEADER} are read.")
-    header = parse_json(mapped[_LENGTH.size : start], f"{path} is damaged: its header")
+    header = _header(mapped[_LENGTH.size : start], f"{path} is damaged: its header")
     words = _texts(header.pop(_METADATA, None), f"{path} is damaged: {_METADATA}")
     entries = {name: _entry(entry, f"{path} is damaged: {name}") for name, entry in header.items()}
     _check_tiling(path, entries, len(mapped) - start)
@@ -88,6 +88,18 @@ class _Entry(NamedTuple):
     shape: tuple[int, ...]
     begin: int
     end: int
+
+
+def _header(text: bytes, label: str) -> dict[str, Any]:
+    """The JSON object at the start; only what the format's own library reads too."""
+    header = parse_json(text, label)
+    if not text.startswith(b"{"):
+        raise InputError(f"{label} does not start with a bracket. Download or copy it again.")
+    try:
+        json.dumps(header, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{label} holds half of a character. Download it again.") from None
+    return header
 
 
 def _texts(value: Any, label: str) -> dict[str, str]:

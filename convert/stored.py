@@ -52,5 +52,18 @@ def mapped_view(
             f"The file became shorter while it was read: {mapped.size()} of {len(mapped)} bytes. "
             "Wait until it is written, then try again."
         )
+    return view(mapped, offset, shape, dtype, strides)
+
+
+def view(
+    data: mmap.mmap | bytes,
+    offset: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    strides: Sequence[int] | None = None,
+) -> np.ndarray:
+    """A read-only view of bytes; the arguments are those of `mapped_view`."""
+    if 0 in shape:
+        return np.zeros(shape, dtype)
     steps = None if strides is None else [stride * dtype.itemsize for stride in strides]
-    return np.ndarray(shape, dtype, mapped, offset, steps)
+    return np.ndarray(shape, dtype, data, offset, steps)

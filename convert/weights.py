@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from regvit_jax.convert import addresses, beside, flax_file, pth, safetensors
+from regvit_jax.convert import addresses, archive, beside, flax_file, pth, safetensors
 from regvit_jax.convert.addresses import Role
 from regvit_jax.convert.facts import Facts
 from regvit_jax.convert.folder import Listing, open_folder
@@ -141,7 +141,7 @@ def _read_file(path: Path) -> _Part:
         )
     with path.open("rb") as file:
         head = file.read(512)
-    if head.startswith((pth.ZIP_MAGIC, pth.LEGACY_MAGIC)):
+    if head.startswith((archive.ZIP_MAGIC, pth.LEGACY_MAGIC)):
         return _from_pth(pth.read(path))
     if reason := describe(head):
         raise InputError(f"{path} {reason}. {EXPECTED}.")
