@@ -35,6 +35,11 @@ def gelu_tanh(x: Float[Array, "*t m"]) -> Float[Array, "*t m"]:
     return nn.gelu(x, approximate=True)
 
 
+def quick_gelu(x: Float[Array, "*t m"]) -> Float[Array, "*t m"]:
+    """The approximation by a sigmoid, which OpenAI's CLIP was trained with."""
+    return x * nn.sigmoid(1.702 * x)
+
+
 def swiglu(x: Float[Array, "*t v"]) -> Float[Array, "*t m"]:
     """The second half of the units, gated by the first.  Reference: arXiv:2002.05202."""
     gates, units = jnp.split(x, 2, axis=-1)
@@ -44,6 +49,7 @@ def swiglu(x: Float[Array, "*t v"]) -> Float[Array, "*t m"]:
 NON_LINEARITIES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
     "swiglu": swiglu,
 }
 

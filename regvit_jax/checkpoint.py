@@ -209,7 +209,7 @@ def parameter_shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
     from regvit_jax.model import DeiT3
 
     one_block = dataclasses.replace(config, depth=1)  # all blocks are alike, and tracing is slow
-    images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *config.image_shape), jnp.float32)
     params = jax.eval_shape(DeiT3(one_block).init, jax.random.key(0), images)["params"]
     shapes = {name: leaf.shape for name, leaf in flatten(params).items()}
     block = {name: shapes.pop(name) for name in list(shapes) if name.startswith("blocks_0/")}

@@ -133,7 +133,7 @@ def check_fields(made: Any, limits: Mapping[str, tuple[int | float, int | float]
         object.__setattr__(made, name, convert(value, kind, name))
     for name, (least, greatest) in limits.items():
         found = getattr(made, name)
-        for value in found if isinstance(found, tuple) else (found,):
+        for value in found if isinstance(found, tuple) else () if found is None else (found,):
             if value < least:
                 words = "0 or more" if least == 0 else f"at least {least}"
                 raise InputError(f"{name} must be {words}, got {value}.")

@@ -2,28 +2,37 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Shaped
 
 from regvit_jax.errors import InputError
+
+AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 
 
 class Tokens(NamedTuple):
     """A sequence cut into its three kinds of token."""
 
-    cls: Float[Array, "b d"]
+    cls: Float[Array, "b d"] | None
+    """None in a model without a CLS token."""
     registers: Float[Array, "b r d"]
     patches: Float[Array, "b gh gw d"]
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenLayout:
-    """The order of a sequence: CLS, registers, then patches row by row."""
+    """The order of a sequence: CLS, registers, then patches row by row.
+
+    Some models have no CLS token; in some, the registers follow the patches.
+    """
 
     num_registers: int
     grid: tuple[int, int]
     """Rows and columns of patches."""
+    has_cls: bool = True
+    registers_last: bool = False
 
     @property
     def num_patches(self) -> int:
@@ -31,19 +40,50 @@ class TokenLayout:
 
     @property
     def num_tokens(self) -> int:
-        return 1 + self.num_registers + self.num_patches
+        return self.num_specials + self.num_patches
 
     @property
-    def cls(self) -> slice:
-        return slice(0, 1)
+    def cls(self) -> slice | None:
+        """None in a model without a CLS token."""
+        return slice(0, 1) if self.has_cls else None
 
     @property
     def registers(self) -> slice:
-        return slice(1, 1 + self.num_registers)
+        start = self.has_cls + (self.num_patches if self.registers_last else 0)
+        return slice(start, start + self.num_registers)
 
     @property
     def patches(self) -> slice:
-        return slice(1 + self.num_registers, self.num_tokens)
+        start = self.has_cls + (0 if self.registers_last else self.num_registers)
+        return slice(start, start + self.num_patches)
+
+    @property
+    def num_specials(self) -> int:
+        """How many tokens are no patches."""
+        return self.has_cls + self.num_registers
+
+    @property
+    def specials(self) -> tuple[int, ...]:
+        """Places of the tokens that are no patches, in the order of `special_names`."""
+        registers = range(self.registers.start, self.registers.stop)
+        return (0, *registers) if self.has_cls else tuple(registers)
+
+    @property
+    def special_names(self) -> tuple[str, ...]:
+        """CLS, then the registers by number."""
+        names = (f"register {i}" for i in range(self.num_registers))
+        return ("CLS", *names) if self.has_cls else tuple(names)
+
+    def special(self, tokens: Shaped[AnyArray, "*b t d"]) -> Shaped[AnyArray, "*b q d"]:
+        """The tokens that are no patches, CLS first; a view where they stand together.
+
+        Args:
+          tokens: Of a whole sequence, in the last axis but one.
+        """
+        if self.registers_last and self.has_cls:
+            return tokens[..., np.array(self.specials), :]
+        start = self.registers.start - self.has_cls
+        return tokens[..., start : start + self.num_specials, :]
 
     def split(self, tokens: Float[Array, "b t d"]) -> Tokens:
         """The CLS token, the registers and the grid of patches of a sequence.
@@ -54,13 +94,13 @@ class TokenLayout:
         if tokens.shape[1] != self.num_tokens:
             rows, cols = self.grid
             raise InputError(
-                f"Expected {self.num_tokens} tokens (1 CLS + {self.num_registers} registers + "
-                f"{rows} x {cols} patches), got {tokens.shape[1]}. Does the layout come from this "
-                "model and image size?"
+                f"Expected {self.num_tokens} tokens ({'1 CLS + ' if self.has_cls else ''}"
+                f"{self.num_registers} registers + {rows} x {cols} patches), got "
+                f"{tokens.shape[1]}. Does the layout come from this model and image size?"
             )
         patches = tokens[:, self.patches]
         return Tokens(
-            cls=tokens[:, 0],
+            cls=tokens[:, 0] if self.has_cls else None,
             registers=tokens[:, self.registers],
             patches=patches.reshape(tokens.shape[0], *self.grid, tokens.shape[2]),
         )

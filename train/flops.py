@@ -17,13 +17,15 @@ def forward_flops(config: ViTConfig) -> int:
 
     Products only; LayerNorm, softmax and the non-linearity add about a hundredth.
     """
-    tokens = 1 + config.num_registers + config.grid[0] * config.grid[1]
+    num_patches = config.grid[0] * config.grid[1]
+    tokens = config.class_token + config.num_registers + num_patches
     dim, hidden = config.embed_dim, config.mlp_dim
+    inner = config.num_heads * config.head_dim
     gates = hidden if config.mlp == "swiglu" else 0
-    dense = 4 * dim * dim + dim * (2 * hidden + gates)
-    attention = 2 * tokens * dim
-    patches = (tokens - 1 - config.num_registers) * 3 * config.patch_size**2 * dim
-    head = dim * config.num_classes
+    dense = 4 * dim * inner + dim * (2 * hidden + gates)
+    attention = 2 * tokens * inner
+    patches = num_patches * config.num_channels * config.patch_size**2 * dim
+    head = config.num_pooled * config.num_classes
     return 2 * (config.depth * tokens * (dense + attention) + patches + head)
 
 

@@ -76,6 +76,12 @@ def check_init(recipe: Recipe) -> checkpoint.CheckpointInfo | None:
             f"The checkpoint {recipe.init} is another model:\n  " + "\n  ".join(lines) + "\nWith "
             "--init the model is the checkpoint's; leave these options out."
         )
+    if info.model.rope == "scaled" and info.model.grid != recipe.model.grid:
+        raise InputError(
+            f"The rotary positions of {recipe.init} belong to images of {info.model.image_size} "
+            f"px; a run cannot go on with {recipe.model.image_size} px. Leave --model.image-size "
+            "out."
+        )
     if recipe.model.num_registers < info.model.num_registers:
         raise InputError(
             f"The checkpoint {recipe.init} has {info.model.num_registers} registers; a run can add "
@@ -97,9 +103,10 @@ def _grown(
         old = found.get("reg_tokens", np.zeros((1, 0, config.embed_dim), np.float32))
         added = fresh["reg_tokens"][:, info.model.num_registers :]
         params["reg_tokens"] = jnp.concatenate([old, added], axis=1)
-    params["pos_embed"] = resample_pos_embed(
-        jnp.asarray(found["pos_embed"]), info.model.grid, config.grid, config.pos_resampling
-    )
+    if config.pos_embed:
+        params["pos_embed"] = resample_pos_embed(
+            jnp.asarray(found["pos_embed"]), info.model.grid, config.grid, config.pos_resampling
+        )
     same_number = info.model.num_classes == config.num_classes
     fits = same_number and (not info.class_names or same_names(info.class_names, class_names))
     if "head" in fresh and fits and not info.class_names:

@@ -197,6 +197,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _check_finite(self)
+        if self.model.num_channels != 3 or self.model.grid[0] != self.model.grid[1]:
+            height, width, channels = self.model.image_shape
+            raise InputError(
+                f"Training makes square images of 3 channels; the model takes {height} x {width} "
+                f"px of {channels}."
+            )
         if not 0 <= self.seed < 2**31:
             raise InputError(f"seed must be in [0, 2^31), got {self.seed}.")
         if not 0 < self.epochs <= 1e6:

@@ -22,7 +22,7 @@ from regvit_jax.analysis.questions.reconstruction.probes import (
     token_l2,
 )
 from regvit_jax.errors import InputError
-from regvit_jax.model import patchify, unpatchify
+from regvit_jax.patches import patchify, unpatchify
 from regvit_jax.preprocess import Preprocess
 
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")

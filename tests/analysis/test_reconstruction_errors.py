@@ -23,7 +23,7 @@ from regvit_jax.analysis.questions.reconstruction.probes import (
     start_mlp,
 )
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap
-from regvit_jax.model import patchify
+from regvit_jax.patches import patchify
 from regvit_jax.preprocess import Preprocess
 
 PREPROCESS = dataclasses.replace(Preprocess.square(8), std=(0.2, 0.3, 0.25))

@@ -12,7 +12,8 @@ from regvit_jax import VARIANTS, DeiT3, InputError, ViTConfig
 from regvit_jax.checkpoint import flatten, parameter_shapes
 from regvit_jax.config import variant_name
 from regvit_jax.drop_path import draw_drop_path
-from regvit_jax.model import init_params, patchify, stack_blocks, unpatchify, unstack_blocks
+from regvit_jax.model import init_params, stack_blocks, unstack_blocks
+from regvit_jax.patches import patchify, unpatchify
 
 TINY = ViTConfig(embed_dim=24, depth=3, num_heads=3, patch_size=8, image_size=32, num_classes=5)
 

@@ -44,3 +44,26 @@ def test_layers_are_resolved_to_indices(layers, expected):
 def test_blocks_beyond_the_model_are_refused(layers):
     with pytest.raises(InputError, match="No such blocks in a model of depth 4"):
         resolve_layers(layers, depth=4)
+
+
+@pytest.mark.parametrize("has_cls", [False, True])
+@pytest.mark.parametrize("registers_last", [False, True])
+@pytest.mark.parametrize("num_registers", [0, 3])
+def test_every_order_of_tokens_has_each_token_once(has_cls, registers_last, num_registers):
+    layout = TokenLayout(num_registers, (2, 3), has_cls, registers_last)
+    kinds = ["C"] * has_cls
+    registers, patches = list("012")[:num_registers], list("abcdef")
+    kinds += [*patches, *registers] if registers_last else [*registers, *patches]
+    assert layout.num_tokens == len(kinds)
+    assert kinds[layout.registers] == registers
+    assert kinds[layout.patches] == patches
+    assert (None if layout.cls is None else kinds[layout.cls]) == (["C"] if has_cls else None)
+    specials = ["C"] * has_cls + registers
+    assert [kinds[i] for i in layout.specials] == specials
+    names = ["CLS"] * has_cls + [f"register {i}" for i in range(num_registers)]
+    assert list(layout.special_names) == names
+    tokens = np.arange(2 * len(kinds) * 4.0, dtype=np.float32).reshape(2, len(kinds), 4)
+    np.testing.assert_array_equal(layout.special(tokens), tokens[:, list(layout.specials)])
+    cut = layout.split(jnp.asarray(tokens))
+    assert (cut.cls is None) == (not has_cls)
+    np.testing.assert_array_equal(cut.patches.reshape(2, 6, 4), tokens[:, layout.patches])

@@ -45,7 +45,8 @@ from regvit_jax.analysis.statistics.fit import Fit
 from regvit_jax.checkpoint import unflatten, versions
 from regvit_jax.config import ViTConfig
 from regvit_jax.errors import InputError
-from regvit_jax.model import DeiT3, patchify
+from regvit_jax.model import DeiT3
+from regvit_jax.patches import patchify
 from regvit_jax.tokens import resolve_layers
 
 SPACES = {

@@ -12,7 +12,7 @@ from regvit_jax.analysis.questions.reconstruction.probes import (
     apply_mlp,
     normalised_patches,
 )
-from regvit_jax.model import patchify, unpatchify
+from regvit_jax.patches import patchify, unpatchify
 
 
 @dataclasses.dataclass(frozen=True)
