@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from regvit_jax.arrays import check_place
 from regvit_jax.config import ViTConfig
 from regvit_jax.convert.addresses import Role
 from regvit_jax.convert.choices import Choices
@@ -76,6 +77,7 @@ def import_checkpoint(
     source, directory = Path(source), Path(directory)
     if directory.exists():
         raise InputError(f"{directory} exists already. Choose another name, or remove it first.")
+    check_place(directory.resolve())
     choices = Choices(num_heads=num_heads, **said)
     weights = read_weights(source, model_ema, family, role, prefix)
     decision = decide(weights, str(source), family, choices)

@@ -16,7 +16,7 @@ import stat
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
@@ -50,14 +50,31 @@ class DamagedArraysError(Exception):
     """
 
 
+def check_place(folder: str | Path) -> None:
+    """Does nothing if arrays can be kept under this path.
+
+    Raises:
+      InputError: If its name is not UTF-8, which TensorStore needs.
+    """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{folder} has a name that is not UTF-8, and arrays cannot be kept in such a folder. "
+            "Rename it or name another one."
+        ) from None
+
+
 def write_arrays(folder: str | Path, arrays: Arrays) -> None:
     """Writes arrays under their "/"-joined names into an existing folder.
 
     Raises:
+      InputError: If the folder's name is not UTF-8.
       OSError: If they cannot be written, such as on a full disk. Nothing of them stays, and nobody
         writes any more.
     """
     folder = Path(folder).resolve()
+    check_place(folder)
     _check_room(folder, sum(np.asarray(x).nbytes + FILES_BYTES for x in arrays.values()))
     with _quietly(), _told_by_the_system(folder), _undone_on_failure(folder):
         with _writer() as checkpointer:
@@ -77,6 +94,7 @@ def describe_arrays(folder: str | Path) -> Described:
     import orbax.checkpoint as ocp
 
     folder = Path(folder)
+    check_place(folder.resolve())
     _check_files(folder)
     with (
         _quietly(),
@@ -103,6 +121,7 @@ def read_arrays(folder: str | Path, described: Described) -> dict[str, np.ndarra
     import orbax.checkpoint as ocp
 
     folder = Path(folder)
+    check_place(folder.resolve())
     template = {name: np.zeros(shape, kind) for name, (shape, kind) in described.items()}
     with (
         _quietly(),
@@ -263,24 +282,29 @@ def _remove_while_written(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the tracebacks that threads print of an error that is raised as well."""
-    hook = sys.unraisablehook
+    """Without the tracebacks that threads print of an error that is raised as well.
 
-    def only_others(unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            hook(unraisable)
-
-    sys.unraisablehook = only_others
-    # It stays: a state and a checkpoint may be written at a time, by two threads.
+    What keeps quiet of them stays: two threads may write at a time, and TensorStore's outlive both.
+    """
+    if not isinstance(sys.unraisablehook, _ExceptEchoes):
+        sys.unraisablehook = _ExceptEchoes(sys.unraisablehook)
     logging.getLogger("absl").addFilter(_says_something)
     try:
         yield
     except BaseException:
         time.sleep(_ECHO_SECONDS)
         raise
-    finally:
-        if sys.unraisablehook is only_others:
-            sys.unraisablehook = hook
+
+
+class _ExceptEchoes:
+    """Passes on what no code can catch, but for what TensorStore's threads say after an error."""
+
+    def __init__(self, hook: Callable[[Any], Any]) -> None:
+        self._hook = hook
+
+    def __call__(self, unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            self._hook(unraisable)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ import numpy as np
 from regvit_jax import strict_json
 from regvit_jax.arrays import (
     DamagedArraysError,
+    check_place,
     describe_arrays,
     flatten,
     read_arrays,
@@ -79,6 +80,7 @@ def save(
     directory = Path(os.path.realpath(directory))
     if directory.exists() and not (overwrite and _may_be_replaced(directory)):
         raise InputError(f"{directory} exists already. Choose another name, or remove it first.")
+    check_place(directory)
     host_params = {name: np.asarray(value) for name, value in flatten(params).items()}
     _check(directory, info.model, {k: (v.shape, str(v.dtype)) for k, v in host_params.items()})
     remove_leftovers(directory.parent)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from regvit_jax import checkpoint, strict_json
+from regvit_jax.arrays import check_place
 from regvit_jax.errors import InputError
 from regvit_jax.train.metrics import ADJUSTED, CHANGED, Metrics, is_evaluation
 from regvit_jax.train.recipe import Recipe, differences, is_binding, located
@@ -86,6 +87,7 @@ class RunDirectory:
         elif path.exists() and (not path.is_dir() or any(map(_is_precious, path.iterdir()))):
             raise InputError(f"{path} exists and is no training run. Choose another --out.")
         else:
+            check_place(path.resolve())
             path.mkdir(parents=True, exist_ok=True)
             self.lock()
             write_json(path / RECIPE, located(recipe).to_json())

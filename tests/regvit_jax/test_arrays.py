@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +125,38 @@ def test_a_full_disk_is_an_error_of_the_system_and_nothing_stays(tmp_path):
         pytest.skip("no right to mount a small file system")
     assert done.stdout == f"{errno.ENOSPC} {tmp_path}\n[]\n"
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_whose_name_is_not_utf8_is_refused_by_one_sentence(folder, tmp_path):
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    shutil.copytree(folder, place)
+    described = describe_arrays(folder)
+    for action in (
+        lambda: write_arrays(place, ARRAYS),
+        lambda: describe_arrays(place),
+        lambda: read_arrays(place, described),
+    ):
+        with pytest.raises(InputError, match="has a name that is not UTF-8"):
+            action()
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "100% $x$", "a b", "n\u0303", "[1]*?#", "x" * 255])
+def test_a_folder_may_have_any_other_name(folder, tmp_path, name):
+    place = shutil.copytree(folder, tmp_path / name)
+    assert read_arrays(place, describe_arrays(place)).keys() == ARRAYS.keys()
+
+
+def test_only_the_echoes_of_an_error_that_is_raised_too_are_kept_quiet(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable))
+    for _ in range(2):
+        with arrays._quietly():
+            pass
+
+    def never_caught(words):
+        return types.SimpleNamespace(exc_value=RuntimeError(words))
+
+    sys.unraisablehook(never_caught("Event loop is closed"))
+    assert told == []
+    sys.unraisablehook(never_caught("another"))
+    assert len(told) == 1
