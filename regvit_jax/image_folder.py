@@ -2,13 +2,12 @@
 
 import dataclasses
 import functools
-import unicodedata
 from pathlib import Path
 
 from regvit_jax.errors import InputError
 from regvit_jax.folders import image_names
 from regvit_jax.images import SUFFIXES, read_image
-from regvit_jax.source import NO_BOXES, Encoded, Sample, Source, read_encoded
+from regvit_jax.source import NO_BOXES, Encoded, Sample, Source, composed, read_encoded
 from regvit_jax.splits import ALIASES
 
 
@@ -41,7 +40,7 @@ class FolderSource:
     def label(self, index: int) -> int:
         """Index of an image's class folder; -1 where there are none."""
         folder = self.file_names[index].partition("/")[0]
-        return self._labels[_composed(folder)] if self.class_names else -1
+        return self._labels[composed(folder)] if self.class_names else -1
 
     @functools.cached_property
     def _labels(self) -> dict[str, int]:
@@ -67,7 +66,7 @@ class FolderSource:
             )
         _check_one_split(root, files)
         in_classes = all("/" in name for name in files)
-        folders = {_composed(name.partition("/")[0]) for name in files}
+        folders = {composed(name.partition("/")[0]) for name in files}
         return cls(root, tuple(files), tuple(sorted(folders)) if in_classes else ())
 
 
@@ -106,7 +105,3 @@ def _check_one_split(root: Path, files: list[str]) -> None:
                 f"{root / parent} holds the splits {', '.join(sorted(splits))}, which would be "
                 f"mixed. Name that folder: --data {root / parent}, or one of the splits in it."
             )
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)

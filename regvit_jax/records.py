@@ -5,6 +5,7 @@ is five times as fast as its own decoding and keeps the images encoded until the
 """
 
 import dataclasses
+import functools
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from jaxtyping import Bool, Float
 from regvit_jax.errors import InputError
 from regvit_jax.images import read_image
 from regvit_jax.prepared import METADATA
-from regvit_jax.source import NO_BOXES, Encoded, Sample
+from regvit_jax.source import NO_BOXES, Encoded, Sample, composed
 from regvit_jax.splits import resolve_split
 from regvit_jax.strict_json import read_json
 
@@ -82,13 +83,13 @@ class RecordSource:
         return cls(
             name=f"{name or directory} {split}",
             split=split,
-            class_names=tuple(label.names) if label else (),
+            class_names=tuple(map(composed, label.names)) if label else (),
             layout=layout,
             records=_records(builder, split, directory),
             has_one_based_boxes=builder.name in _ONE_BASED,
         )
 
-    @property
+    @functools.cached_property
     def file_names(self) -> "FileNames":
         return FileNames(self)
 
@@ -118,12 +119,6 @@ class RecordSource:
         """
         return self._encoded(self._features(index), index)
 
-    def file_name(self, index: int) -> str:
-        """What the record calls its image, or its split and number."""
-        if self.layout.file_name:
-            return self._features(index)[self.layout.file_name].bytes_list.value[0].decode()
-        return f"{self.split}/{index:06d}"
-
     def _encoded(self, features: Any, index: int) -> Encoded:
         label = features[self.layout.label].int64_list.value[0] if self.layout.label else -1
         data = features[self.layout.image].bytes_list.value[0]
@@ -140,10 +135,23 @@ class RecordSource:
             features = tf_example_pb2.Example.FromString(self.records[index]).features.feature
         except (RuntimeError, IndexError, DecodeError) as error:  # array_record's and protobuf's
             raise InputError(f"Image {index} of {self.name} is damaged ({error}).") from error
-        needed = {self.layout.image, self.layout.label, self.layout.file_name} - {None}
-        if missing := sorted(needed - features.keys()):
-            raise InputError(f"Image {index} of {self.name} is damaged (lacks {missing}).")
+        if missing := [key for key in self._needed if not self._values(features, key)]:
+            raise InputError(f"Image {index} of {self.name} is damaged (lacks {sorted(missing)}).")
+        if self.layout.file_name:
+            self.file_names.keep(index, features[self.layout.file_name].bytes_list.value[0])
         return features
+
+    @property
+    def _needed(self) -> list[str]:
+        layout = self.layout
+        return [key for key in (layout.image, layout.label, layout.file_name) if key]
+
+    def _values(self, features: Any, key: str) -> Any:
+        """What a record holds under a name: labels are whole numbers, all else is bytes."""
+        if key not in features:
+            return ()
+        is_label = key == self.layout.label
+        return features[key].int64_list.value if is_label else features[key].bytes_list.value
 
     def _boxes(self, features: Any, width: int, height: int) -> Float[np.ndarray, "m 4"]:
         flat = np.array(features[self.layout.boxes].float_list.value, np.float64)
@@ -160,18 +168,39 @@ class RecordSource:
 
 
 class FileNames(Sequence[str]):
-    """The file names of a source of records, each read when it is asked for."""
+    """What the records of a source call their images, or their split and number.
+
+    A record is read whole, image included: for its name, at most once, and not at all where the
+    image has been read before.
+    """
 
     def __init__(self, source: RecordSource) -> None:
-        self.source = source
+        self._source = source
+        self._known: dict[int, str] = {}
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self._source)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return tuple(self[i] for i in range(len(self))[index])
-        return self.source.file_name(range(len(self))[index])
+        index = range(len(self))[index]
+        if not self._source.layout.file_name:
+            return f"{self._source.split}/{index:06d}"
+        if index not in self._known:
+            self._source.encoded(index)
+        return self._known[index]
+
+    def keep(self, index: int, name: bytes) -> None:
+        """Remembers the name of a record that has been read."""
+        self._known[int(index)] = name.decode(errors="surrogateescape")
+
+    def __eq__(self, other: object) -> bool:
+        """Whether these are the names of the same images; no record is read for that."""
+        return isinstance(other, FileNames) and self._source.name == other._source.name
+
+    def __hash__(self) -> int:
+        return hash(self._source.name)
 
 
 def library() -> Any:

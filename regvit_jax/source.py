@@ -1,5 +1,6 @@
 """What is a source of images? A fixed order of samples, read at random."""
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -85,6 +86,11 @@ def read_encoded(path: Path, label: int) -> Encoded:
     if not path.is_file():
         raise InputError(f"There is no image at {path}.")
     return Encoded(path.read_bytes(), label, str(path))
+
+
+def composed(name: str) -> str:
+    """A class's name in one form, however a disk or a data set writes its accents (Unicode NFC)."""
+    return unicodedata.normalize("NFC", name)
 
 
 def check_same_classes(first: Source, second: Source) -> None:

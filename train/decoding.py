@@ -16,11 +16,11 @@ from regvit_jax.errors import InputError
 from regvit_jax.images import read_image, read_size
 from regvit_jax.source import Encoded
 from regvit_jax.train.crops import Crop, cut, square
+from regvit_jax.train.jpeg import is_sound
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 
 SHRINKS = (8, 4, 2)
-JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 
 
 def decode_crop(
@@ -74,8 +74,7 @@ def _opencv_crop(
     data: bytes, full: tuple[int, int], crop: Crop, shrink: int
 ) -> UInt8[np.ndarray, "a b 3"] | None:
     """The resized part; None if Pillow should try, which knows more formats and all damages."""
-    # OpenCV fills up what a file cut short lacks, without a word.
-    if not (data.startswith(JPEG_START) and data.endswith(JPEG_END)):
+    if not is_sound(data):
         return None
     cv2 = _opencv()
     flags = cv2.IMREAD_COLOR if shrink == 1 else getattr(cv2, f"IMREAD_REDUCED_COLOR_{shrink}")

@@ -1,5 +1,7 @@
 """Are prepared data sets found and read as TensorFlow Datasets means them, without TensorFlow?"""
 
+import collections
+import dataclasses
 import io
 import json
 import shutil
@@ -19,6 +21,7 @@ from regvit_jax.source import EncodedSource
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="the extra tfds is not installed")
 pytest.importorskip("array_record", reason="the extra tfds is not installed")
+tf_example_pb2 = pytest.importorskip("tensorflow_datasets.proto.tf_example_pb2")
 
 CLASSES = ("tench", "church", "radio")
 SMALL = Preprocess(height=8, width=8, short_side=8)
@@ -119,6 +122,57 @@ def test_all_images_are_there_once(source):
     values = sorted(int(source.file_names[i].removesuffix(".png")) for i in range(len(source)))
     assert values == list(range(20))
     assert source.file_names[:2] == (source.file_names[0], source.file_names[1])
+
+
+class Counted:
+    """Records that count how often each is read."""
+
+    def __init__(self, records):
+        self.records, self.reads = records, collections.Counter()
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, index):
+        self.reads[index] += 1
+        return self.records[index]
+
+
+def test_a_record_is_read_once_for_its_name_and_not_at_all_after_its_image(source):
+    counted = dataclasses.replace(source, records=Counted(source.records))
+    expected = [source.file_names[i] for i in range(5)]
+    images = [counted[i] for i in range(3)]
+    for _ in range(3):
+        assert [counted.file_names[i] for i in range(5)] == expected
+    assert counted.records.reads == dict.fromkeys(range(5), 1)
+    assert len(images) == 3
+
+
+def test_names_of_the_same_images_are_equal_without_a_read(data_dir):
+    first, second = (open_source(f"pictures@{data_dir}", "train") for _ in range(2))
+    counted = dataclasses.replace(first, records=Counted(first.records))
+    assert counted.file_names == second.file_names
+    assert counted.file_names != open_source(f"pictures@{data_dir}", "val").file_names
+    assert not counted.records.reads
+
+
+def test_records_that_lack_what_is_needed_are_damaged(source):
+    record = tf_example_pb2.Example()
+    record.features.feature["image"].bytes_list.value.append(b"x")
+    record.features.feature["label"].bytes_list.value.append(b"0")  # no whole number
+    record.features.feature["file_name"].bytes_list.SetInParent()  # empty
+    damaged = dataclasses.replace(source, records=[record.SerializeToString()])
+    for read in (damaged.encoded, damaged.file_names.__getitem__):
+        with pytest.raises(InputError, match=r"damaged \(lacks \['file_name', 'label'\]\)"):
+            read(0)
+
+
+def test_class_names_are_composed_as_those_of_folders_are(tmp_path):
+    decomposed, kinds = "e\u0301tang", tfds.features
+    features = {"image": kinds.Image(), "label": kinds.ClassLabel(names=[decomposed, "b"])}
+    examples = {"train": [{"image": np.zeros((4, 4, 3), np.uint8), "label": 0}]}
+    write(tmp_path / "ponds" / "1.0.0", "ponds", "1.0.0", features, examples)
+    assert open_source(str(tmp_path / "ponds"), "train").class_names == ("\u00e9tang", "b")
 
 
 @pytest.mark.parametrize(
