@@ -9,6 +9,7 @@ Reference: `extract_gt_VOC` of valeoai/LOST subtracts the same.
 import dataclasses
 import os
 import re
+import warnings
 import xml.parsers.expat
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +23,11 @@ from regvit_jax.errors import InputError
 from regvit_jax.folders import visible
 from regvit_jax.images import SUFFIXES, Head, read_head, read_image
 from regvit_jax.source import NO_BOXES, Encoded, Sample, read_encoded
+from regvit_jax.splits import UNDIVIDED
 
 IMAGES, ANNOTATIONS, LISTS = "JPEGImages", "Annotations", "ImageSets/Main"
 WHOLE = "trainval"
-UNDIVIDED = ("train", "val")
+_HALVES = ("train", "val")
 """Splits that `WHOLE` stands for where they have no list."""
 _DEPTH = 3  # folders below a root in which a year is looked for
 _MANY = 24  # folders in one that is no root of VOC
@@ -110,7 +112,8 @@ class VocSource:
 
         Args:
           root: Where `voc_year` finds a year.
-          split: A file of ImageSets/Main, without its suffix.
+          split: A file of ImageSets/Main, without its suffix. Where there are no such files, all
+            images with an annotation are one part, which stands for each of these three.
 
         Raises:
           InputError: If it is no VOC root, or has no such list. Missing images and annotations are
@@ -122,6 +125,8 @@ class VocSource:
                 f"{root} is no VOC root: expected {IMAGES} and {LISTS} in it, or in one "
                 "VOCdevkit/VOC20xx below it."
             )
+        if not any((year / LISTS).glob("*.txt")):
+            return cls(year, UNDIVIDED, _annotated(year, split))
         split, stems = _read_list(year, split)
         files = {path.stem: path.name for path in (year / IMAGES).iterdir() if _is_image(path)}
         return cls(year, split, tuple(files.get(stem, f"{stem}.jpg") for stem in stems))
@@ -340,10 +345,37 @@ def _is_year(folder: Path) -> bool:
     )
 
 
+def _annotated(year: Path, split: str) -> tuple[str, ...]:
+    """The images with an annotation, sorted, of a root without lists; says so."""
+    if split not in (*_HALVES, WHOLE, UNDIVIDED):
+        raise InputError(
+            f"{year} has no lists of images in {LISTS}, so nothing says which are {split!r}. Leave "
+            "out --split to take all."
+        )
+    names = sorted(path.name for path in (year / IMAGES).iterdir() if _is_image(path))
+    known = {path.stem for path in (year / ANNOTATIONS).glob("*.xml")}
+    found = tuple(name for name in names if Path(name).stem in known)
+    if not found:
+        raise InputError(f"{year} has no image in {IMAGES} with an annotation in {ANNOTATIONS}.")
+    warnings.warn(
+        f"{year} has no lists of images in {LISTS}: all {len(found)} with an annotation are taken"
+        + (
+            f", {len(names) - len(found)} without are left out." if len(found) < len(names) else "."
+        ),
+        AssumedList,
+        stacklevel=2,
+    )
+    return found
+
+
+class AssumedList(UserWarning):
+    """No list says which images of a root are meant."""
+
+
 def _read_list(year: Path, split: str) -> tuple[str, list[str]]:
     """The list that is read, and the images it names."""
     lists = {path.stem: path for path in (year / LISTS).glob("*.txt")}
-    chosen = WHOLE if split in UNDIVIDED and split not in lists else split
+    chosen = WHOLE if split in _HALVES and split not in lists else split
     if chosen not in lists:
         wanted = f"no {split}.txt" if chosen == split else f"neither {split}.txt nor {chosen}.txt"
         raise InputError(

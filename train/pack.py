@@ -5,9 +5,7 @@ import dataclasses
 import functools
 import io
 import itertools
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -27,6 +25,7 @@ from regvit_jax.source import EncodedSource, Sample, check_same_classes
 from regvit_jax.splits import UNDIVIDED, split_folders
 from regvit_jax.threads import run_ahead
 from regvit_jax.voc import LISTS, voc_year
+from regvit_jax.whole import appearing, remove_leftovers
 
 IMAGES_PER_SHARD = 4096
 IMAGES_AHEAD = 64
@@ -89,7 +88,8 @@ def pack(options: PackOptions) -> Packed:
     sources = _open_splits(options.folder)
     name = options.name or _name_of(options.folder)
     skipped: list[str] = []
-    with _folder_at_once(options.out) as folder:
+    remove_leftovers(options.out.parent)
+    with _new_folder(options.out) as folder:
         features = _features(next(iter(sources.values())))
         template = library().core.ShardedFileTemplate(
             data_dir=folder, dataset_name=name, filetype_suffix="array_record"
@@ -259,18 +259,14 @@ def _write_shard(path: Path, records: Iterator[bytes | None]) -> list[int]:
 
 
 @contextlib.contextmanager
-def _folder_at_once(out: Path) -> Iterator[Path]:
-    """A hidden folder that takes its name when all is written, and vanishes if anything fails.
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder that takes its name when all is written, and vanishes if anything fails.
 
     Raises:
       InputError: If something is in its place.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already. Remove it, or choose another folder.")
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
-    partial.mkdir(parents=True)
-    try:
+    with appearing(out, replace=True) as partial:
+        partial.mkdir()
         yield partial
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -1,5 +1,7 @@
 """Are VOC roots read as they are meant, and refused clearly where they are broken?"""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,7 +9,7 @@ from PIL import Image
 from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
 from regvit_jax.source import EncodedSource, Source
-from regvit_jax.voc import VocSource, read_annotation, voc_year
+from regvit_jax.voc import AssumedList, VocSource, read_annotation, voc_year
 
 OBJECT = """<object><name>{name}</name><truncated>{truncated}</truncated>
 <difficult>{difficult}</difficult><bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin>
@@ -110,6 +112,23 @@ def test_missing_lists_and_files_are_named(year):
     for path in (year / "ImageSets" / "Main").iterdir():
         path.rename(path.with_name(f"cat_{path.name}"))
     with pytest.raises(InputError, match=r"neither val\.txt nor trainval\.txt.*cat_trainval"):
+        open_source(str(year))
+
+
+def test_without_lists_all_images_with_an_annotation_are_one_part(year):
+    shutil.rmtree(year / "ImageSets")
+    (year / "Annotations" / "000001.xml").unlink()
+    for split in ("train", "val", "trainval"):
+        with pytest.warns(AssumedList, match="all 2 with an annotation are taken, 1 without are"):
+            source = open_source(str(year.parent), split)
+        assert source.file_names == ("000000.jpg", "000002.jpg")
+        assert source.name == f"{year} whole"
+    assert len(source[0].boxes)
+    with pytest.raises(InputError, match="nothing says which are 'test'. Leave out --split"):
+        open_source(str(year), "test")
+    for path in (year / "Annotations").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="no image in JPEGImages with an annotation"):
         open_source(str(year))
 
 
