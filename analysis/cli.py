@@ -48,7 +48,7 @@ ANALYSES: dict[type, str] = {
 returns them, and `summary_lines(results)`."""
 
 SEVERAL = frozenset(
-    {"--checkpoint", "--show", "--skip", "--results", "--runs"}
+    {"--checkpoint", "--data", "--show", "--skip", "--results", "--runs"}
     | {"--neighbours", "--feature", "--layer", "--gram-bias"}
 )
 """Options of several values; given again, they add to what was given."""
@@ -72,7 +72,7 @@ def _main() -> None:
 def _answer() -> None:
     options: Any = tyro.cli(
         Command,  # type: ignore[arg-type]
-        args=gathered(sys.argv[1:], SEVERAL),
+        args=gathered(sys.argv[1:], SEVERAL, {"--data"}),
         prog="regvit-analyze",
         description=EXAMPLES,
     )

@@ -27,7 +27,8 @@ class ImageOptions:
     """Checkpoint directories or training runs; all are analysed on the same images."""
     data: str
     """A folder of images or of class folders, a VOC root, a data set of TensorFlow Datasets that is
-    prepared (cifar10, voc/2007, name@folder, or its folder), or "digits", the embedded one."""
+    prepared (cifar10, voc/2007, name@folder, or its folder), or "digits", the embedded one; or
+    images: files, folders and patterns, one or several."""
     out: Path
     """Folder for results.json, tables and figures; appears only when everything is done."""
     split: str = "val"
@@ -288,7 +289,7 @@ class AllOptions:
     checkpoint: tuple[Path, ...]
     """Checkpoint directories or training runs; all are analysed on the same images."""
     data: str
-    """As for every analysis: a folder, a VOC root, a prepared data set, or "digits"."""
+    """As for every analysis: a folder, a VOC root, a prepared data set, images, or "digits"."""
     out: Path
     """Folder for norms, attention, ..., compare, and report.html."""
     skip: tuple[AnalysisName, ...] = ()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from regvit_jax.errors import InputError
+from regvit_jax.image_files import are_several, open_files
 from regvit_jax.image_folder import FolderSource
 from regvit_jax.prepared import find_prepared, newest, prepared_in
 from regvit_jax.source import Source
@@ -16,12 +17,15 @@ def open_source(data: str, split: str = "val") -> Source:
     Args:
       data: "digits" for the embedded data set (`regvit_jax.digits`); a folder of images, of class
         folders, or with a folder for each split; the folder or the name of a data set that
-        TensorFlow Datasets prepared (`regvit_jax.prepared`).
+        TensorFlow Datasets prepared (`regvit_jax.prepared`); or images
+        (`regvit_jax.image_files`).
       split: "train", "val", or another that the data set has.
 
     Raises:
       InputError: If there are no images there.
     """
+    if are_several(data):
+        return open_files(data)
     root = Path(data).expanduser()
     if data == "digits" and not root.exists():
         from regvit_jax.digits import DigitsSource
@@ -30,10 +34,7 @@ def open_source(data: str, split: str = "val") -> Source:
     if root.is_dir():
         return _open_folder(root, split)
     if root.is_file():
-        raise InputError(
-            f"{data} is a file, expected a folder of images. Put it into one, or name its folder: "
-            f"--data {root.parent}."
-        )
+        return open_files(data)
     if root.exists() or data.startswith((".", "/", "~")):
         raise InputError(f"There is no folder {data}. Expected images, or one folder a class.")
     from regvit_jax.records import RecordSource

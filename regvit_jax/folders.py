@@ -33,6 +33,14 @@ def image_names(folder: Path) -> list[str]:
     return sorted(_image_names(folder, "", ()))
 
 
+def is_foreign(folder: Path, top: Path) -> bool:
+    """Whether a folder, or one above it up to a top one, is rubbish or holds our own results."""
+    if folder == top or top not in folder.parents:
+        return False
+    is_rubbish = folder.name.startswith(".") or folder.name.lower() in RUBBISH
+    return is_rubbish or _is_ours(folder) or is_foreign(folder.parent, top)
+
+
 def _image_names(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
     status = folder.stat()
     here = (status.st_dev, status.st_ino)

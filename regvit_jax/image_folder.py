@@ -18,10 +18,12 @@ class FolderSource:
     root: Path
     file_names: tuple[str, ...]
     class_names: tuple[str, ...]
+    title: str = ""
+    """What results call the images; the folder's path unless given."""
 
     @property
     def name(self) -> str:
-        return str(self.root)
+        return self.title or str(self.root)
 
     def __len__(self) -> int:
         return len(self.file_names)
@@ -77,6 +79,8 @@ def why_no_classes(source: Source) -> str:
     """
     if not isinstance(source, FolderSource) or source.class_names:
         return ""
+    if source.title:
+        return "They are named one by one."
     strays = [name for name in source.file_names if "/" not in name]
     if len(strays) == len(source.file_names):
         return f"They lie directly in {source.root}."

@@ -5,13 +5,16 @@ from collections.abc import Collection, Sequence
 from regvit_jax.errors import InputError
 
 
-def gathered(arguments: Sequence[str], several: Collection[str] = ()) -> list[str]:
+def gathered(
+    arguments: Sequence[str], several: Collection[str] = (), lines: Collection[str] = ()
+) -> list[str]:
     """Arguments in which every option stands once, with all of its values.
 
     Args:
       arguments: Of a command line.
       several: Options to which more values may be added by naming them again, with dashes:
         "--gram-bias".
+      lines: Those of them that take one text, in which each value is a line.
 
     Raises:
       InputError: If another option is given twice, or with its opposite.
@@ -33,6 +36,8 @@ def gathered(arguments: Sequence[str], several: Collection[str] = ()) -> list[st
     merged: dict[str, list[str]] = {}
     for name, values in groups:
         merged.setdefault(name, []).extend(values)
+    for name in merged.keys() & set(lines):
+        merged[name] = ["\n".join(merged[name])] if merged[name] else []
     options = [([name] if name else []) + values for name, values in merged.items()]
     return [part for option in options for part in option] + list(arguments[end:])
 

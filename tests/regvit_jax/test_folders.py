@@ -59,9 +59,3 @@ def test_names_of_classes_are_the_same_however_the_disk_writes_them(tmp_path):
         sources.append(FolderSource.open(tmp_path / form))
     check_same_classes(*sources)
     assert [source[0].label for source in sources] == [0, 0]
-
-
-def test_a_file_as_data_says_what_to_name_instead(tmp_path):
-    put(tmp_path / "1.png")
-    with pytest.raises(InputError, match=r"is a file, expected a folder"):
-        open_source(str(tmp_path / "1.png"))

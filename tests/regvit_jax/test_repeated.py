@@ -12,6 +12,13 @@ def test_values_are_gathered():
     assert gathered(arguments, {"--checkpoint"}) == expected
 
 
+def test_values_of_one_text_become_its_lines():
+    arguments = ["x", "--data", "a.jpg", "b c.jpg", "--out", "o", "--data=*.png"]
+    expected = ["x", "--data", "a.jpg\nb c.jpg\n*.png", "--out", "o"]
+    assert gathered(arguments, {"--data"}, {"--data"}) == expected
+    assert gathered(["--data"], {"--data"}, {"--data"}) == ["--data"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

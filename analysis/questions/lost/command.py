@@ -53,6 +53,7 @@ from regvit_jax.analysis.questions.lost.scores import Scene, overlaps
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 from regvit_jax.checkpoint import versions
 from regvit_jax.errors import InputError
+from regvit_jax.image_files import are_several
 from regvit_jax.prepared import prepared_in
 from regvit_jax.source import Source
 from regvit_jax.voc import voc_year
@@ -97,6 +98,8 @@ def resolved_split(options: LostOptions) -> str:
     """The part of the data that "auto" stands for."""
     if options.split != "auto":
         return options.split
+    if are_several(options.data):
+        return "val"
     root = Path(options.data).expanduser()
     if root.is_dir() and voc_year(root):
         return "trainval"
