@@ -74,6 +74,13 @@ def _other_archive(names: list[str]) -> str:
             "a TorchScript program, not a checkpoint. Where torch is installed, save its weights: "
             "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
         )
+    if any(
+        name.endswith(("/archive_format", "/serialized_exported_program.json")) for name in names
+    ):
+        return (
+            "a program of torch.export, not a checkpoint. Where torch is installed, save its "
+            "weights: torch.save(torch.export.load(FILE).state_dict, 'weights.pth')"
+        )
     if any(f"/{name}".endswith("/data.pkl") for name in names):
         return ""
     if any(name.endswith(".weights.h5") for name in names):

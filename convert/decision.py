@@ -38,6 +38,14 @@ _SIZES = {
 """What both a file and the tensors tell, in words."""
 
 
+_UNKNOWN_SIZES = {
+    "border": "a border around the image",
+    "none": "images that are not resized",
+    "squash": "both sides to be resized and then a crop",
+}
+"""What preprocessing may ask for and cannot have, in words."""
+
+
 class Assumed(NamedTuple):
     """Something that no file says."""
 
@@ -274,10 +282,10 @@ def _size(facts: Facts, match: Match, choices: Choices) -> tuple[dict[str, Any],
         return fields | {"short_side": choices.short_side or _short(side, choices.crop)}, False
     crop, resize = _value(facts, "crop"), facts.get("resize")
     if resize is not None and (
-        resize.value == "border" or (resize.value == "squash" and crop not in (None, 1.0))
+        resize.value in ("border", "none") or (resize.value == "squash" and crop not in (None, 1.0))
     ):
         raise InputError(
-            f"{resize.where} with a crop of {crop or 1} is no preprocessing that is known here. "
+            f"{resize.where} asks for {_UNKNOWN_SIZES[resize.value]}, which is not known here. "
             "Crop the centre instead with --crop, for example --crop 1."
         )
     if resize is not None and resize.value == "squash":

@@ -18,7 +18,8 @@ _KINDS = {
     "pytorch_model.bin": "pytorch_model*.bin",
 }
 """A model's own file, and what may be one of its kind; in the order of preference."""
-_OTHERS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+_OTHERS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", *_ADAPTERS)
 """Files of other programs that hubs keep beside a model."""
 _SHARD = re.compile(r".*-(\d+)-of-(\d+)\.\w+")
 
@@ -176,10 +177,22 @@ def _said(folder: Path) -> tuple[Facts, dict[str, Any]]:
             else hugging_face_facts.model_facts
         )
         facts = reader(config, str(path))
-    pixels = folder / "preprocessor_config.json"
-    if pixels.exists():
-        facts |= hugging_face_facts.pixel_facts(strict_json.read_json(pixels), str(pixels))
+    if found := pixels_config(folder):
+        facts |= hugging_face_facts.pixel_facts(found[1], found[0])
     return facts, about
+
+
+def pixels_config(folder: Path) -> tuple[str, dict[str, Any]] | None:
+    """What a folder says of preprocessing for transformers, and where; None if it says nothing."""
+    path = folder / "preprocessor_config.json"
+    if path.exists():
+        return str(path), strict_json.read_json(path)
+    path = folder / "processor_config.json"
+    values = strict_json.read_json(path) if path.exists() else {}
+    if values.get("image_processor") is None:
+        return None
+    label = f"{path}: image_processor"
+    return label, strict_json.expect(values["image_processor"], dict, label)
 
 
 def _hint(folder: Path) -> str:
@@ -188,6 +201,17 @@ def _hint(folder: Path) -> str:
         inside = sorted(path for path in (folder / "snapshots").iterdir() if path.is_dir())
         named = inside[0] if inside else folder / "snapshots" / "..."
         return f": it is a cache of the Hugging Face hub. Name a folder in snapshots: {named}"
+    if any((folder / name).exists() for name in _ADAPTERS):
+        return (
+            ": it holds an adapter alone. Merge it into its model (PEFT: merge_and_unload()) and "
+            "save that"
+        )
+    if any(folder.glob("*.distcp")):
+        return (
+            ": it holds shards of torch.distributed.checkpoint. Join them where torch is "
+            "installed: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER "
+            "FILE"
+        )
     files = sorted(
         p.name for p in folder.iterdir() if p.suffix in (".pth", ".pt", ".ckpt", ".msgpack")
     )

@@ -16,6 +16,12 @@ MODEL_TYPES = ("vit", "dinov2", "dinov2_with_registers")
 _NON_LINEARITIES = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 """Pillow's numbers."""
+_STEPS = frozenset(
+    {"do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb"}
+    | {"do_reduce_labels"}
+)
+"""Steps of preprocessing that are done here, or that concern no pixel."""
+_OTHER_STEPS = ("offset", "rescale_offset", "include_top")
 _SHORT_EDGE = ("Bit", "CLIP", "ConvNext", "LeViT")
 """Processors for which a size that is one number is that of the short side."""
 
@@ -64,6 +70,7 @@ def pixel_facts(values: Mapping[str, Any], label: str) -> Facts:
       InputError: If a value cannot be; names the field.
     """
     said = Statement(values, label)
+    _check_steps(said)
     found = _normalisation(said)
     if said.has("resample"):
         number = said.whole("resample", 0, 5)
@@ -71,6 +78,7 @@ def pixel_facts(values: Mapping[str, Any], label: str) -> Facts:
     crops = said.truth("do_center_crop", said.has("crop_size"))
     crop = _size(said, "crop_size") if crops and said.has("crop_size") else None
     if not said.truth("do_resize", True):
+        found |= said.fact("resize", "none", "do_resize")
         return found if crop is None else found | said.fact("eval_px", crop[1], "crop_size")
     if said.has("size"):
         kind, side = _size(said, "size")
@@ -81,9 +89,19 @@ def pixel_facts(values: Mapping[str, Any], label: str) -> Facts:
                 said.refuse("do_center_crop", "false", "a crop after resizing the short side")
         elif crop is not None and crop[1] != side:
             said.refuse("crop_size", f"{crop[1]} px of {side} x {side} px", "that size")
+        if crop is not None and crop[1] > side:
+            said.refuse("crop_size", f"{crop[1]} px", f"at most the {side} px of size")
         px = crop or (kind, side)
         found |= said.fact("eval_px", px[1], "size" if crop is None else "crop_size")
     return found
+
+
+def _check_steps(said: Statement) -> None:
+    """Raises if pixels go through a step that is not done here, such as exchanging red and blue."""
+    for name, value in said.values.items():
+        is_step = name.startswith("do_") or name in _OTHER_STEPS
+        if is_step and value is True and name not in _STEPS:
+            said.refuse(name, "true", "false: no such step is known here")
 
 
 def _normalisation(said: Statement) -> Facts:
@@ -139,6 +157,9 @@ def _mlp(said: Statement) -> Facts:
         found |= said.fact("mlp", _NON_LINEARITIES[name], "hidden_act")
     if said.has("intermediate_size"):
         found |= said.fact("mlp_dim", said.whole("intermediate_size", 1), "intermediate_size")
+    elif said.has("mlp_ratio") and said.has("hidden_size"):
+        width = int(said.whole("hidden_size", 1) * said.number("mlp_ratio", 0.0, 1000.0))
+        found |= said.fact("mlp_dim", width, "mlp_ratio")
     return found
 
 

@@ -173,7 +173,8 @@ class _Torch:
                 "state_dict() alone with torch.save."
             )
         known = _KNOWN.get((module, name))
-        return self._stand_in(f"{module}.{name}") if known is None else known
+        kind = _WORDS.get((module, name)) or f"{module}.{name}"
+        return self._stand_in(kind) if known is None else known
 
     def call(self, function: Any, args: tuple[Any, ...], spend: Callable[[int], None]) -> Any:
         if isinstance(function, Unread):
@@ -265,10 +266,23 @@ def _inside(value: Any) -> Any:
     return vars(value).values() if type(value) is types.SimpleNamespace else ()
 
 
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Any:
-    """A view of a storage, refused if it reaches beyond the storage or repeats its values."""
+def _rebuild_tensor(
+    storage: Any,
+    offset: Any,
+    shape: Any,
+    strides: Any,
+    _grad: Any = None,
+    _hooks: Any = None,
+    pending: Any = None,
+) -> Any:
+    """A view of a storage, refused if it reaches beyond it.
+
+    What repeats its values, or is still to be negated or conjugated, is not read.
+    """
     if isinstance(storage, Unread):
         return storage
+    if type(pending) is dict and any(value is not False for value in pending.values()):
+        return unread("tensor that is still to be negated or conjugated")
     if type(shape) is not tuple or type(strides) is not tuple or len(shape) > 32:
         raise UnpicklingError("a tensor without a shape or strides")
     if not (isinstance(storage, Storage) and all(map(_is_count, (offset, *shape, *strides)))):
@@ -277,6 +291,8 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
         raise UnpicklingError("a tensor of another number of axes than strides")
     numel = math.prod(shape)
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    if numel > storage.numel and last < storage.numel and 0 in strides:
+        return unread("expanded tensor, which repeats its values: .contiguous() before saving")
     if numel > storage.numel or (numel and last >= storage.numel):
         raise UnpicklingError(f"a tensor does not fit into {storage.numel} stored values")
     return Tensor(storage, offset, shape, strides)
@@ -290,7 +306,7 @@ def _rebuild_any_tensor(
     _grad: Any,
     _hooks: Any,
     dtype: Any,
-    *_: Any,
+    pending: Any = None,
 ) -> Any:
     """A tensor whose storage is bytes; `dtype` is the unread torch.float8_e4m3fn or such."""
     if not isinstance(storage, Storage) or storage.dtype != "bytes":
@@ -299,7 +315,7 @@ def _rebuild_any_tensor(
     if not isinstance(dtype, Unread) or name not in ITEM_SIZES:
         return dtype if isinstance(dtype, Unread) else unread("tensor of an unknown type")
     typed = Storage(name, storage.key, storage.numel // ITEM_SIZES[name])
-    return _rebuild_tensor(typed, offset, shape, strides)
+    return _rebuild_tensor(typed, offset, shape, strides, pending=pending)
 
 
 def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
@@ -379,6 +395,18 @@ def _reconstruct(kind: Any = None, *_: Any) -> Any:
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**62
 
+
+_ARRAY = "NumPy array: torch.from_numpy() before saving"
+_WORDS: Mapping[tuple[str, str], str] = {
+    ("torch._utils", "_rebuild_qtensor"): "quantised tensor: .dequantize() before saving",
+    ("torch._utils", "_rebuild_sparse_tensor"): "sparse tensor: .to_dense() before saving",
+    ("torch._utils", "_rebuild_meta_tensor_no_storage"): "meta tensor, which has no values",
+    ("torch._utils", "_rebuild_device_tensor_from_numpy"): "tensor of an accelerator: .cpu() "
+    "before saving",
+    ("numpy.core.multiarray", "_reconstruct"): _ARRAY,
+    ("numpy._core.multiarray", "_reconstruct"): _ARRAY,
+}
+"""What to call values that are not read, and what to do about them."""
 
 _KNOWN: Mapping[tuple[str, str], _Known] = {
     ("collections", "OrderedDict"): _Known(_dictionary),

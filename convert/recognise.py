@@ -49,6 +49,11 @@ class Match(NamedTuple):
     def num_problems(self) -> int:
         return len(self.missing) + len(self.unexpected) + len(self.misshapen) + len(self.mistyped)
 
+    @property
+    def foreign(self) -> list[str]:
+        """Of the tensors that are left out, those that the family's own code does not know."""
+        return [name for name in self.dropped if name not in self.dialect.dropped]
+
     def check(self, label: str, heads: bool = True) -> None:
         """Does nothing if the tensors are a model of the family.
 
@@ -100,6 +105,11 @@ class Match(NamedTuple):
         return "\n  ".join(lines)
 
 
+_IDLE = ("mask_token", "n_averaged")
+"""Tensors of training that no family computes with in evaluation: what stands for masked patches,
+and how many models `torch.optim.swa_utils` has averaged."""
+
+
 def recognise(
     tensors: Mapping[str, Stored],
     family: str | None = None,
@@ -114,13 +124,14 @@ def recognise(
     """
     families = [family] if family else list(DIALECTS)
     matches = [_match(name, tensors, {}) for name in families]
-    best = min(matches, key=lambda match: (match.num_problems, -len(match.dropped)))
+    best = min(matches, key=lambda m: (m.num_problems, len(m.foreign) - len(m.dropped)))
     return _match(best.family, tensors, known) if known else best
 
 
 def _match(family: str, tensors: Mapping[str, Stored], known: Mapping[str, Any]) -> Match:
     dialect = DIALECTS[family]
-    found = {name: tensor.shape for name, tensor in tensors.items() if name not in dialect.dropped}
+    idle = [name for name in dict.fromkeys((*dialect.dropped, *_IDLE)) if name in tensors]
+    found = {name: tensor.shape for name, tensor in tensors.items() if name not in idle}
     fields = infer(dialect, found, known)
     config = ViTConfig(**fields | {"num_heads": fields["num_heads"] or 1})
     expected: dict[str, Shape] = {}
@@ -133,7 +144,7 @@ def _match(family: str, tensors: Mapping[str, Stored], known: Mapping[str, Any])
         heads_known=fields["num_heads"] is not None,
         is_found=any(name in expected for name in found),
         names={name: tensor.shape for name, tensor in tensors.items()},
-        dropped=[name for name in dialect.dropped if name in tensors],
+        dropped=idle,
         missing={k: v for k, v in expected.items() if k not in found},
         unexpected={k: v for k, v in found.items() if k not in expected},
         misshapen={k: (expected[k], found[k]) for k in both if expected[k] != found[k]},

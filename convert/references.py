@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from regvit_jax import strict_json
 from regvit_jax.config import ViTConfig
-from regvit_jax.convert.torch_side import declare_torchvision_operators
+from regvit_jax.convert.torch_side import declare_torchvision_operators, speechless
 from regvit_jax.errors import InputError
 
 Run = Callable[[Float[np.ndarray, "b h w 3"]], dict[str, np.ndarray]]
@@ -237,9 +237,20 @@ def _hugging_face_reference(
     theirs._attn_implementation = "eager"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model, loaded = model_class.from_pretrained(
-            None, config=theirs, state_dict=state, output_loading_info=True, dtype=torch.float32
-        )
+        with speechless(transformers):
+            try:
+                model, loaded = model_class.from_pretrained(
+                    None,
+                    config=theirs,
+                    state_dict=state,
+                    output_loading_info=True,
+                    dtype=torch.float32,
+                )
+            except (RuntimeError, ValueError) as error:
+                line = (str(error).splitlines() or [""])[0]
+                raise InputError(
+                    f"transformers' own model does not take the weights of {source}: {line}"
+                ) from error
     model = model.eval()
     if missing := sorted(loaded["missing_keys"]):
         allowed = [name for name in missing if not name.startswith("pooler.")]
@@ -267,15 +278,21 @@ def _hugging_face_reference(
         normed = output.last_hidden_state.numpy()
         return found | {"tokens after the last norm": normed, "logits": normed[:, 0]}
 
-    knows = _ALL if source.is_dir() and (source / "config.json").exists() else ()
+    knows = _ALL if _is_described(source) else ()
     return Reference(f"transformers' {model_class.__name__}", family == "hf", run, knows)
+
+
+def _is_described(source: Path) -> bool:
+    """Whether a folder says of which type its model is, without which transformers builds none."""
+    path = source / "config.json"
+    return source.is_dir() and path.exists() and "model_type" in strict_json.read_json(path)
 
 
 def _hugging_face_config(transformers: Any, source: Path, family: str, config: ViTConfig) -> Any:
     """The folder's own configuration, else one of what the file was understood as."""
     from huggingface_hub.errors import StrictDataclassError
 
-    if source.is_dir() and (source / "config.json").exists():
+    if _is_described(source):
         try:
             return transformers.AutoConfig.from_pretrained(source, local_files_only=True)
         except (ValueError, OSError, KeyError, TypeError, StrictDataclassError) as error:

@@ -13,8 +13,9 @@ from jaxtyping import Float
 from PIL import Image
 
 from regvit_jax import strict_json
+from regvit_jax.convert.folder import pixels_config
 from regvit_jax.convert.timm_facts import is_timm
-from regvit_jax.convert.torch_side import declare_torchvision_operators
+from regvit_jax.convert.torch_side import declare_torchvision_operators, speechless
 from regvit_jax.errors import InputError
 from regvit_jax.preprocess import Preprocess
 
@@ -28,6 +29,9 @@ class Preparation(NamedTuple):
     """What it was not told, as of `Reference`."""
 
 
+_PROCESSOR_TYPES = ("image_processor_type", "feature_extractor_type")
+"""Without one of them, transformers does not know what to build."""
+_REFUSALS = (ValueError, OSError, KeyError, TypeError, AttributeError)
 _ALL = ("mean and std", "mean", "std", "crop", "interpolation")
 
 
@@ -44,8 +48,9 @@ def preparation(source: Path, preprocess: Preprocess, is_own: bool) -> Preparati
     """
     declare_torchvision_operators()
     config = source / "config.json"
-    if is_own and source.is_dir() and (source / "preprocessor_config.json").exists():
-        return _hugging_face(source)
+    found = pixels_config(source) if is_own and source.is_dir() else None
+    if found and any(name in found[1] for name in _PROCESSOR_TYPES):
+        return _hugging_face(source) or _torchvision(preprocess)
     if is_own and source.is_dir() and config.exists():
         values = strict_json.read_json(config)
         if is_timm(values):
@@ -66,22 +71,35 @@ def _timm(values: Mapping[str, Any], preprocess: Preprocess) -> Preparation:
     return Preparation("timm's own transform", _channels_last(transform), _ALL)
 
 
-def _hugging_face(source: Path) -> Preparation:
+def _hugging_face(source: Path) -> Preparation | None:
+    """The folder's own image processor; None if it works on tensors only.
+
+    Pillow's arithmetic counts: torchvision's on tensors differs by up to 11 levels of 255 (measured
+    on 100 photographs of Pascal VOC).
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from transformers import AutoImageProcessor
+        import transformers
 
-    # Pillow's arithmetic: torchvision's on tensors differs, by up to 11 levels of 255 (measured).
     try:
-        processor = AutoImageProcessor.from_pretrained(
-            source, backend="pil", local_files_only=True, trust_remote_code=False
-        )
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        with speechless(transformers):
+            processor = transformers.AutoImageProcessor.from_pretrained(
+                source, backend="pil", local_files_only=True, trust_remote_code=False
+            )
+    except _REFUSALS as error:
         line = (str(error).splitlines() or [""])[0]
         raise InputError(f"transformers builds no image processor from {source}: {line}") from error
+    if not type(processor).__name__.endswith("Pil"):
+        return None
 
     def prepare(image: Image.Image) -> Float[np.ndarray, "h w 3"]:
-        found = processor(image, return_tensors="np")["pixel_values"][0]
+        try:
+            found = processor(image, return_tensors="np")["pixel_values"][0]
+        except _REFUSALS as error:
+            line = (str(error).splitlines() or [""])[0]
+            raise InputError(
+                f"transformers' image processor of {source} prepares no photograph: {line}"
+            ) from error
         return np.ascontiguousarray(found.transpose(1, 2, 0), np.float32)
 
     return Preparation("transformers' own image processor (on Pillow)", prepare, _ALL)

@@ -1,6 +1,8 @@
-"""How do timm and transformers import beside a torchvision that does not fit torch?"""
+"""How are timm and transformers used as guests: beside any torchvision, and without their talk?"""
 
 import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 
 def declare_torchvision_operators() -> None:
@@ -22,3 +24,18 @@ def declare_torchvision_operators() -> None:
             if not hasattr(torch.ops.torchvision, operator):
                 signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
                 torch.library.define(f"torchvision::{operator}", signature)
+
+
+@contextlib.contextmanager
+def speechless(transformers: Any) -> Iterator[None]:
+    """Without transformers' progress bars and tables; what it says counts where it raises."""
+    logging = transformers.utils.logging
+    level, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if has_bar:
+            logging.enable_progress_bar()

@@ -93,7 +93,8 @@ def verify(
     rows = [_same_values(flatten(params), again)]
     known: tuple[str, ...] = ()
     try:
-        tensors = {name: as_float32(tensor.read()) for name, tensor in weights.tensors.items()}
+        stored = {k: v for k, v in weights.tensors.items() if k not in match.foreign}
+        tensors = {name: as_float32(tensor.read()) for name, tensor in stored.items()}
         reference = build_reference(source, family, match.config, tensors)
         pictures, described = photographs(Path(images_folder) if images_folder else None)
         given = set(info.source.get("given", ())) - {"num_heads", "epsilon", "activation"}

@@ -73,7 +73,8 @@ def test_a_stretched_picture_without_normalisation_is_prepared_as_timm_does(timm
         ({"crop_pct": 1.5}, r"pretrained_cfg\.crop_pct is 1\.5"),
         ({"crop_pct": True}, r"pretrained_cfg\.crop_pct is True"),
         ({"interpolation": "random"}, r"interpolation is 'random'.*--interpolation"),
-        ({"crop_mode": "border"}, r"crop_mode with a crop of 0\.9.*--crop"),
+        ({"crop_mode": "border"}, r"crop_mode asks for a border around the image.*--crop"),
+        ({"crop_mode": "squash"}, r"crop_mode asks for both sides to be resized and then a crop"),
         ({"input_size": [1, 32, 32]}, r"input_size is 1 channels"),
         ({"input_size": [3, 64, 64]}, r"image size of 64, but the tensors of .* 32"),
         ({"label_names": ["a"]}, r"names 1 classes, but the head in .* has 5 outputs"),
@@ -248,6 +249,8 @@ def test_pixels_are_those_of_the_image_processor(transformers_folder, tmp_path, 
         ({"id2label": {"0": "a", "1": None}}, "id2label.1 is null"),
         ({"id2label": {"0": "a", "1": "b", "2": "c"}}, "classes: 3, but the tensors"),
         ({"qkv_bias": False}, "qkv_bias is false"),
+        ({"intermediate_size": 48}, "MLPs of width 48, but the tensors of"),
+        ({"intermediate_size": None, "mlp_ratio": 2}, "MLPs of width 48, but the tensors of"),
     ],
 )
 def test_a_damaged_configuration_of_transformers_is_one_sentence(
@@ -268,6 +271,10 @@ def test_a_damaged_configuration_of_transformers_is_one_sentence(
         ({"resample": 1}, "'lanczos'; known here are bicubic and bilinear"),
         ({"rescale_factor": 0}, "rescale_factor is 0"),
         ({"do_resize": "yes"}, "do_resize is 'yes'"),
+        ({"do_resize": False}, "do_resize asks for images that are not resized"),
+        ({"do_flip_channel_order": True}, "do_flip_channel_order is true, expected false"),
+        ({"offset": True}, "offset is true, expected false: no such step is known here"),
+        ({"size": {"shortest_edge": 20}, "crop_size": 32}, "crop_size is 32 px, expected at most"),
     ],
 )
 def test_a_damaged_image_processor_is_one_sentence(
@@ -275,6 +282,54 @@ def test_a_damaged_image_processor_is_one_sentence(
 ):
     folder = transformers_folder(PROCESSORS["ViT"] | changes)
     assert message in refused("import", folder, tmp_path / "out")
+
+
+def test_the_processor_of_newer_folders_is_read_from_their_own_file(transformers_folder, tmp_path):
+    folder = transformers_folder({})
+    (folder / "preprocessor_config.json").unlink()
+    processor = {"image_processor": PROCESSORS["Bit"] | {"size": {"shortest_edge": 36}}}
+    processor["image_processor"] |= {"crop_size": {"height": 32, "width": 32}}
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    import_checkpoint(folder, tmp_path / "out")
+    assert read_info(tmp_path / "out").preprocess.short_side == 36
+    result = verify(tmp_path / "out", folder)
+    assert result.passed
+    assert "transformers' own image processor" in result.method
+
+
+def test_a_processor_that_works_on_tensors_only_is_not_the_judge(
+    transformers_folder, tmp_path, capsys
+):
+    folder = transformers_folder({"image_processor_type": "DINOv3ViTImageProcessor", "size": 32})
+    import_checkpoint(folder, tmp_path / "out")
+    capsys.readouterr()
+    result = verify(tmp_path / "out", folder)
+    assert "torchvision's transforms" in result.method
+    assert result.passed
+    assert capsys.readouterr().err == ""
+
+
+def test_a_folder_that_does_not_say_its_type_is_verified_as_it_was_understood(
+    transformers_folder, tmp_path
+):
+    folder = transformers_folder({"size": 32}, mlp_ratio=4)
+    config = json.loads((folder / "config.json").read_text())
+    del config["model_type"]
+    (folder / "config.json").write_text(json.dumps(config))
+    import_checkpoint(folder, tmp_path / "out")
+    assert verify(tmp_path / "out", folder).passed
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("adapter_model.safetensors", "it holds an adapter alone. Merge it"),
+        ("__0_0.distcp", "dcp_to_torch FOLDER FILE"),
+    ],
+)
+def test_folders_of_other_kinds_are_called_by_their_name(tmp_path, refused, name, message):
+    (tmp_path / name).write_bytes(b"x")
+    assert message in refused("import", tmp_path, tmp_path / "out")
 
 
 def test_other_weights_in_the_folder_are_named(transformers_folder, tmp_path, refused):

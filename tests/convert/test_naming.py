@@ -100,6 +100,17 @@ def test_the_copy_can_be_chosen_and_verify_finds_it_again(
     assert "Weights of a transformer lie under 'teacher.backbone.'" in message
 
 
+def test_what_training_leaves_among_the_weights_is_left_out(torch, study_state, tmp_path, convert):
+    """As `torch.optim.swa_utils.AveragedModel` and masked pretraining write it."""
+    state = {f"module.{name}": tensor for name, tensor in study_state().items()}
+    state |= {"n_averaged": torch.tensor(3), "module.mask_token": torch.zeros(1, 1, 24)}
+    path = tmp_path / "swa.pth"
+    torch.save(state, path)
+    said = convert("import", path, tmp_path / "out", "--num-heads", 3)
+    assert "Left out: mask_token, n_averaged." in said
+    assert "Equal" in convert("verify", tmp_path / "out", "--against", path)
+
+
 def test_two_networks_of_equal_right_are_refused(torch, study_state, tmp_path):
     torch.save(
         under("left.", study_state()) | under("right.", study_state()), tmp_path / "file.pth"

@@ -247,3 +247,32 @@ def test_harmless_things_beside_the_weights_are_left_unread(torch, save):
     assert file.content["default"] == {"a": [1]}
     assert repr(file.content["dtype"]) == "<torch.float32>"
     assert file.content["eight_bits"].storage.dtype == "float8_e4m3fn"
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_a_tensor_that_is_not_what_its_bytes_say_is_left_unread(torch, save):
+    tensors = {
+        "negated": torch._neg_view(torch.ones(2)),
+        "sparse": torch.eye(2).to_sparse(),
+        "quantised": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+        "array": np.ones(2),
+    }
+    words = {
+        "negated": "still to be negated",
+        "sparse": "to_dense",
+        "quantised": "dequantize",
+        "array": "from_numpy",
+    }
+    found = pth.read(save(tensors)).content
+    for name, word in words.items():
+        assert not isinstance(found[name], Tensor)
+        assert word in type(found[name]).__name__
+
+
+def test_programs_of_torch_are_called_by_their_name(torch, tmp_path):
+    path = tmp_path / "file.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("file/archive_format", "pt2")
+        archive.writestr("file/data/sample_inputs/model.pt", b"")
+    with pytest.raises(InputError, match=r"torch\.export.*torch\.export\.load\(FILE\)"):
+        pth.read(path)
