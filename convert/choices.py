@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from regvit_jax.errors import InputError
 
-Activation = Literal["gelu", "gelu_tanh"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 Interpolation = Literal["bicubic", "bilinear"]
 
 
@@ -30,7 +30,9 @@ class Choices:
     epsilon: float | None = None
     """Added to the variance in every LayerNorm."""
     activation: Activation | None = None
-    """GELU of the MLPs, exact or by tanh."""
+    """GELU of the MLPs: exact, by tanh, or OpenAI's by a sigmoid."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of the position embedding, where they are not equal."""
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "image_size", "short_side"):
@@ -52,6 +54,10 @@ class Choices:
                     f"{_option(name)} is {' '.join(map(str, values))}, expected one or three "
                     f"numbers{' above 0' if name == 'std' else ''}."
                 )
+        if self.grid is not None and min(self.grid) < 1:
+            raise InputError(
+                f"--grid is {self.grid[0]} {self.grid[1]}, expected rows and columns of patches."
+            )
         if self.crop is not None and self.short_side is not None:
             raise InputError("--crop and --short-side say the same thing. Give one of them.")
 

@@ -19,12 +19,12 @@ class Import:
     """Write a checkpoint directory with the weights of a file.
 
     The family, the variant and the number of registers are read from the file: DeiT-III, the
-    study, DeiT, DINO, DINOv2, timm, transformers (the folder) or deit3-jax. Nothing in the file is
+    study, DINOv2, DINOv3, timm, CLIP, transformers (the folder) and others. Nothing in the file is
     run, and PyTorch is not needed.
     """
 
     src: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
-    """File of weights (.pth, .safetensors, .msgpack), or a folder as transformers saves it."""
+    """File of weights (.pth, .safetensors, .msgpack, .npz), or a folder of transformers."""
     dst: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
     """Directory to write; must not exist. For the study's reconstruction probe, a file .npz."""
     choices: Annotated[Choices, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Choices)
@@ -74,9 +74,9 @@ class Export:
     dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Checkpoint directory, or a training run's."""
     dst: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
-    """File to write, for "hf" a folder; must not exist."""
+    """File to write, for transformers (hf...) a folder; must not exist."""
     family: ExportFamily
-    """Whose code will load it: the study's and DeiT-III's, timm, DINOv2, transformers."""
+    """Whose code will load it."""
     format: FileFormat = "pth"
     """Of the file."""
     drop_head: bool = False

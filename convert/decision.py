@@ -8,22 +8,19 @@ from regvit_jax.convert.choices import Choices
 from regvit_jax.convert.facts import Fact, Facts
 from regvit_jax.convert.infer import NUM_HEADS
 from regvit_jax.convert.recognise import Match, recognise
-from regvit_jax.convert.weights import Weights
+from regvit_jax.convert.weights import NPZ, Weights
 from regvit_jax.errors import InputError
 from regvit_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
-_PUBLISHED = {
-    "deit": "as published for DeiT-III",
-    "deit3-jax": "as published for DeiT-III",
-    "mmpretrain-deit3": "as published for DeiT-III",
-    "dinov2": "as published for DINOv2",
-    "timm-dinov2": "as published for DINOv2",
-    "hf": "as published for DINOv2",
-    "dino": "as published for DINO",
-    "hf-vit": "the defaults of transformers",
-}
 _USUAL = "the usual of such models"
-_HALF = (0.5, 0.5, 0.5)
+
+_LIKE_TIPS = ("dinov2", "timm-dinov2")
+"""Families whose names TIPS has in files of NumPy's."""
+
+_POOLINGS = {"token": "cls", "": "cls", "avg": "patches"}
+"""By timm's names."""
+
+_GELUS = {"gelu": "exact GELU", "gelu_tanh": "tanh GELU", "quick_gelu": "QuickGELU"}
 
 _SIZES = {
     "embed_dim": "tokens of width",
@@ -31,6 +28,7 @@ _SIZES = {
     "patch_size": "a patch size of",
     "image_size": "an image size of",
     "num_registers": "registers:",
+    "num_channels": "channels of an image:",
     "num_classes": "classes:",
     "num_labels": "classes:",
     "mlp_dim": "MLPs of width",
@@ -85,18 +83,25 @@ def decide(weights: Weights, label: str, family: str | None, choices: Choices) -
       InputError: If the tensors are no model of a family, a file contradicts them, or says what
         cannot be done here.
     """
-    plain = recognise(weights.tensors, family)
+    grid = {"grid": choices.grid} if choices.grid else {}
+    plain = recognise(weights.tensors, family, grid)
+    if family is None and weights.format == NPZ and plain.family in _LIKE_TIPS:
+        plain = recognise(weights.tensors, "tips", grid)
     plain.check(label, heads=False)
     known, heads, assumed = _network(weights, plain, choices, label)
-    match = recognise(weights.tensors, plain.family, known)
+    match = recognise(weights.tensors, plain.family, grid | known)
     match.check(label)
     _check_sizes(weights.facts, match, choices, label)
     preprocess, more = _pixels(weights.facts, match, choices)
     has_head = match.config.num_classes > 0
     names = weights.facts.get("class_names") if has_head else None
-    if match.family in ("timm", "deit1") and has_head and "pooling" not in weights.facts:
+    reads_cls = match.config.pooling == "cls" and has_head
+    if match.family in ("timm", "deit1") and reads_cls and "pooling" not in weights.facts:
         text = "a head that reads CLS"
         assumed.append(Assumed("input of the head", "CLS", "", text, _USUAL))
+    if family is None and match.family == "dino" and not match.dropped:
+        why = "MAE's and augreg's tensors have the same names"
+        assumed.append(Assumed("family", "dino", "--family", "a headless ViT is DINO's", why))
     left_out = []
     if has_head and (hint := weights.facts.get("class_names_of_training")):
         if len(hint.value) == match.config.num_classes:
@@ -124,10 +129,10 @@ def _network(
     weights: Weights, match: Match, choices: Choices, label: str
 ) -> tuple[dict[str, Any], list[Assumed], list[Assumed]]:
     """Fields that no tensor tells; of these, the heads if they are assumed, and what else is."""
-    known = dict(weights.known)
+    known = dict(weights.known) | _positions_and_pooling(weights.facts, match, label)
     told: list[Assumed] = []
     assumed: list[Assumed] = []
-    why = _PUBLISHED.get(match.family, _USUAL)
+    why = match.dialect.published
     heads, guess = _heads(weights, match, choices, label)
     if heads:
         known["num_heads"] = heads
@@ -137,8 +142,7 @@ def _network(
     if choices.activation:
         known["mlp"] = choices.activation
     elif "mlp" not in known and match.config.mlp != "swiglu":
-        exact = match.config.mlp == "gelu"
-        text = "exact GELU" if exact else "tanh GELU"
+        text = _GELUS[match.config.mlp]
         assumed.append(Assumed("activation", match.config.mlp, "--activation", text, why))
     if choices.epsilon:
         known["layer_norm_epsilon"] = choices.epsilon
@@ -169,7 +173,10 @@ def _heads(weights: Weights, match: Match, choices: Choices, label: str) -> tupl
         return 12, "the default of transformers"
     if width == 384 and "base_encoder." in f".{weights.prefix}":
         return 12, "as published for MoCo v3"
-    return NUM_HEADS.get(width, 0), "heads as in published models of this width"
+    if match.heads_known and match.dialect.qk_norm and match.config.qk_norm:
+        return match.config.num_heads, ""  # their norms are as wide as a head
+    heads = match.dialect.heads.get(width) or NUM_HEADS.get(width, 0)
+    return heads, "heads as in published models of this width"
 
 
 def _check_sizes(facts: Facts, match: Match, choices: Choices, label: str) -> None:
@@ -179,9 +186,10 @@ def _check_sizes(facts: Facts, match: Match, choices: Choices, label: str) -> No
     found |= {"mlp_dim": config.mlp_dim, "num_labels": config.num_classes}
     if config.mlp == "swiglu":
         del found["mlp_dim"]
-    if match.dialect.head is None or (not config.num_classes and match.family == "hf-vit"):
+    is_silent = not config.num_classes and match.family.startswith("hf")
+    if match.dialect.head is None or is_silent or config.head == "projection":
         del found["num_classes"], found["num_labels"]
-    if choices.image_size:
+    if choices.image_size or not config.pos_embed or config.image_width:
         del found["image_size"]
     for name, value in found.items():
         fact = facts.get(name)
@@ -206,8 +214,8 @@ def _is_resized(name: str, facts: Facts) -> bool:
 
 def _check_parts(facts: Facts, config: ViTConfig, label: str) -> None:
     """Raises if a file says that a part is there, or works otherwise, that the tensors deny."""
-    bias, gated, pooling = (facts.get(name) for name in ("qkv_bias", "gated", "pooling"))
-    if bias is not None and not bias.value:
+    bias, gated = (facts.get(name) for name in ("qkv_bias", "gated"))
+    if bias is not None and not bias.value and config.qkv_bias:
         raise InputError(
             f"{bias.where} is false, but the tensors of {label} have biases of query, key and "
             "value. They are of different models, or the file was edited."
@@ -217,26 +225,42 @@ def _check_parts(facts: Facts, config: ViTConfig, label: str) -> None:
             f"{gated.where} says that the MLPs are gated, but those in {label} are not. They are "
             "of different models, or the file was edited."
         )
-    if config.num_classes and pooling is not None and pooling.value not in ("token", ""):
+
+
+def _positions_and_pooling(facts: Facts, match: Match, label: str) -> dict[str, Any]:
+    """Fields that files tell of positions that are no tensor, and of what the head reads."""
+    config, known = match.config, {}
+    if not config.pos_embed and "grid" not in match.dialect.fixed and "image_size" in facts:
+        known["image_size"] = facts["image_size"].value
+    if config.rope != "none" and "rope_base" in facts:
+        known["rope_base"] = facts["rope_base"].value
+    pooling = facts.get("pooling")
+    if pooling is None or not config.num_classes or not match.family.startswith(("timm", "deit1")):
+        return known
+    if pooling.value not in _POOLINGS:
         raise InputError(
-            f"{pooling.where} is {pooling.value!r}: the head in {label} reads the pooled patches, "
-            "that of our models reads CLS, so its logits would differ."
+            f"{pooling.where} is {pooling.value!r}: the head in {label} reads something else than "
+            "CLS or the mean of the patches, so its logits would differ."
         )
+    if _POOLINGS[pooling.value] != "cls" or config.class_token:
+        known["pooling"] = _POOLINGS[pooling.value]
+    return known
 
 
 def _pixels(facts: Facts, match: Match, choices: Choices) -> tuple[Preprocess, list[Assumed]]:
     """What evaluation does to an image, and what of it is assumed."""
     assumed: list[Assumed] = []
-    why = _PUBLISHED.get(match.family, _USUAL)
-    is_half = match.family == "hf-vit"
+    why = match.dialect.published
+    dialect = match.dialect
     fields: dict[str, Any] = {}
-    for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+    usuals = dialect.mean_and_std or (IMAGENET_MEAN, IMAGENET_STD)
+    for name, usual in zip(("mean", "std"), usuals, strict=True):
         said = choices.channels(name) or _value(facts, name)
-        fields[name] = said or (_HALF if is_half else usual)
+        fields[name] = said or usual
     missing = [n for n in ("mean", "std") if not (choices.channels(n) or n in facts)]
     if missing:
         words = " and ".join(missing)
-        text = f"{words} 0.5" if is_half else f"ImageNet {words}"
+        text = _tell_channels(words, [fields[name] for name in missing])
         option = ", ".join(f"--{name}" for name in missing)
         assumed.append(Assumed(words, [list(fields[n]) for n in missing], option, text, why))
     size, is_assumed = _size(facts, match, choices)
@@ -251,7 +275,7 @@ def _pixels(facts: Facts, match: Match, choices: Choices) -> tuple[Preprocess, l
     if said_filter := choices.interpolation or _interpolation(facts):
         fields["interpolation"] = said_filter
     else:
-        name = fields["interpolation"] = "bilinear" if is_half else "bicubic"
+        name = fields["interpolation"] = dialect.interpolation
         text = f"{name} resizing"
         assumed.append(Assumed("interpolation", name, "--interpolation", text, why))
     return Preprocess(**fields), assumed
@@ -295,9 +319,20 @@ def _size(facts: Facts, match: Match, choices: Choices) -> tuple[dict[str, Any],
         return fields | {"short_side": short, "crop_start": "cut"}, False
     if crop:
         return fields | {"short_side": _short(side, crop)}, False
-    if match.family == "hf-vit":
+    if dialect.is_squashed:
         return fields | {"resize": "squash"}, True
     return fields | {"short_side": _short(side, dialect.crop_fraction)}, True
+
+
+def _tell_channels(words: str, values: list[tuple[float, float, float]]) -> str:
+    """Mean and standard deviation in a few words."""
+    if all(value in (IMAGENET_MEAN, IMAGENET_STD) for value in values):
+        return f"ImageNet {words}"
+    if all(len(set(value)) == 1 for value in values):
+        numbers = dict.fromkeys(f"{value[0]:g}" for value in values)
+        return f"{words} {' and '.join(numbers)}"
+    texts = [", ".join(f"{number:.3g}" for number in value) for value in values]
+    return f"{words} {' and '.join(f'({text})' for text in texts)}"
 
 
 def _short(side: int, crop: float | None) -> int:

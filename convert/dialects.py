@@ -1,90 +1,17 @@
-"""Which names and layouts does each family of checkpoints use for the same tensors?
-
-One `Dialect` is one way of writing a vision transformer down. `regvit_jax.convert.rules` turns it
-into the table that imports and exports.
-"""
+"""Which names and layouts does each family of checkpoints use for the same tensors?"""
 
 import dataclasses
 from typing import Literal
 
-from regvit_jax.config import MlpKind, PosResampling, ViTConfig
+from regvit_jax.convert.dialect import Dialect
 
+_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_UNIT = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
-@dataclasses.dataclass(frozen=True)
-class Dialect:
-    """A family's names. Those inside a block follow `block`, whose `{}` is the block's index."""
-
-    title: str
-    """What to call the family when speaking to a person."""
-    reg_tokens: str | None = None
-    """None: the family has no registers."""
-    layer_scale: tuple[str, str] | None = None
-    """Of attention and MLP; None: the family has no LayerScale."""
-    class_slot: bool = False
-    """Whether `pos_embed` starts with an entry for the CLS token, to be added to `cls_token`."""
-    head: str | None = "head"
-    """None: the family's files have no classifier."""
-    may_lack: tuple[Literal["head", "layer_scale"], ...] = ()
-    """Parts that some files of the family have and others do not."""
-    dropped: tuple[str, ...] = ()
-    """Tensors that may be there, and that are left out: nothing in our model computes with them."""
-    mask_token: str | None = None
-    """Of these, one that the family's own code insists on: (1, d), exported as zeros."""
-    cls_token: str = "cls_token"
-    pos_embed: str = "pos_embed"
-    patch_embed: str = "patch_embed.proj"
-    block: str = "blocks.{}"
-    norm1: str = "norm1"
-    qkv: tuple[str, ...] = ("attn.qkv",)
-    """One fused layer, or three."""
-    proj: str = "attn.proj"
-    norm2: str = "norm2"
-    mlp_layers: tuple[str, str] = ("mlp.fc1", "mlp.fc2")
-    gated_layers: tuple[str, str] | None = None
-    """The same for SwiGLU; None: the family has none."""
-    norm: str = "norm"
-    layout: Literal["torch", "flax"] = "torch"
-    """"flax": kernels are (in, out), query, key and value have an axis of heads."""
-    non_linearity: MlpKind = "gelu"
-    """Of MLPs that are not gated."""
-    layer_norm_epsilon: float = 1e-6
-    pos_resampling: PosResampling = "antialias"
-    """For other image sizes, of models without registers."""
-    reg_pos_resampling: PosResampling = "antialias"
-    """The same, of models with registers."""
-    crop_fraction: float = 1.0
-    """In evaluation, the side of the centre crop as a part of the short side."""
-    eval_px: int | None = None
-    """Side of that crop; None: that of the images whose patches `pos_embed` holds."""
-
-    @property
-    def layer_parts(self) -> tuple[str, str]:
-        """What the matrix of a dense layer is called, and the factors of a LayerNorm."""
-        return ("weight", "weight") if self.layout == "torch" else ("kernel", "scale")
-
-    def resampling(self, num_registers: int) -> PosResampling:
-        """The rule that the family's own code uses for other image sizes."""
-        return self.reg_pos_resampling if num_registers else self.pos_resampling
-
-    def cannot_hold(self, config: ViTConfig) -> list[str]:
-        """What of a model the family has no place for; empty if it can be written."""
-        reasons = {
-            "registers": config.num_registers > 0 and not self.reg_tokens,
-            "a head": config.num_classes > 0 and not self.head,
-            "LayerScale": config.layer_scale and not self.layer_scale,
-            "SwiGLU": config.mlp == "swiglu" and not self.gated_layers,
-            f"the {config.mlp} MLP": config.mlp not in ("swiglu", self.non_linearity),
-            f"the LayerNorm epsilon {config.layer_norm_epsilon}": config.layer_norm_epsilon
-            != self.layer_norm_epsilon,
-            "models without a head": not config.num_classes and not self._lacks("head", self.head),
-            "models without LayerScale": not config.layer_scale
-            and not self._lacks("layer_scale", self.layer_scale),
-        }
-        return [reason for reason, holds in reasons.items() if holds]
-
-    def _lacks(self, part: str, names: object) -> bool:
-        return names is None or part in self.may_lack
-
+_DEIT3 = "as published for DeiT-III"
+_DINOV2 = "as published for DINOv2"
+_DINOV3 = "as published for DINOv3"
 
 _HUGGING_FACE = Dialect(
     title="Hugging Face",
@@ -115,18 +42,66 @@ _MMPRETRAIN = Dialect(
     norm="ln1",
 )
 
+_TIMM = Dialect(
+    title="timm",
+    reg_tokens="reg_token",
+    layer_scale=("ls1.gamma", "ls2.gamma"),
+    may_lack=("head", "layer_scale", "qkv_bias", "qk_norm", "fc_norm"),
+    gated_layers=("mlp.fc1", "mlp.fc2"),
+    qk_norm=("attn.q_norm", "attn.k_norm"),
+    fc_norm="fc_norm",
+)
+
+_EVA = Dialect(
+    title="timm (Eva)",
+    reg_tokens="reg_token",
+    layer_scale=("gamma_1", "gamma_2"),
+    pos_embed=None,
+    may_lack=("head", "qkv_bias"),
+    qkv_bias=("attn.q_bias", "", "attn.v_bias"),
+    gated_layers=("mlp.fc1_g", "mlp.fc1_x", "mlp.fc2"),
+)
+
+_DINOV3_ROPE = {"rope": "centred", "rope_base": 100.0}
+
+_JAX = Dialect(
+    title="big_vision",
+    layout="flax",
+    cls_token="cls",
+    class_slot=True,
+    may_lack=("head",),
+    pos_embed="Transformer.posembed_input.pos_embedding",
+    patch_embed="embedding",
+    block="Transformer.encoderblock_{}",
+    norm1="LayerNorm_0",
+    qkv=tuple(f"MultiHeadDotProductAttention_1.{name}" for name in ("query", "key", "value")),
+    proj="MultiHeadDotProductAttention_1.out",
+    norm2="LayerNorm_2",
+    mlp_layers=("MlpBlock_3.Dense_0", "MlpBlock_3.Dense_1"),
+    norm="Transformer.encoder_norm",
+    crop_fraction=0.9,
+    mean_and_std=_HALF,
+    published="as published with augreg",
+)
+
 DIALECTS: dict[str, Dialect] = {
     "deit": Dialect(
         title="DeiT-III (official, or the study's)",
         reg_tokens="reg_tokens",
         layer_scale=("gamma_1", "gamma_2"),
+        published=_DEIT3,
     ),
-    "timm": Dialect(
-        title="timm, positions of patches only (deit3_*, vit_*_reg4_dinov2)",
-        reg_tokens="reg_token",
-        layer_scale=("ls1.gamma", "ls2.gamma"),
-        may_lack=("head", "layer_scale"),
-        gated_layers=("mlp.fc1", "mlp.fc2"),
+    "timm": dataclasses.replace(
+        _TIMM, title="timm, positions of patches only (deit3_*, vit_*_reg4_dinov2)"
+    ),
+    "timm-gap": dataclasses.replace(
+        _TIMM,
+        title="timm without CLS (vit_*_reg1_gap_256, vit_*_reg4_gap_256)",
+        cls_token=None,
+        spellings=({"register_slots": True},),
+        heads={1152: 16},
+        crop_fraction=0.95,
+        published="as published for timm's sbb models",
     ),
     "timm-dinov2": Dialect(
         title="timm, positions of CLS and patches, LayerScale (vit_*_dinov2)",
@@ -134,41 +109,247 @@ DIALECTS: dict[str, Dialect] = {
         class_slot=True,
         may_lack=("head",),
         gated_layers=("mlp.fc1", "mlp.fc2"),
+        published=_DINOV2,
     ),
     "dinov2": Dialect(
         title="DINOv2 (official)",
         reg_tokens="register_tokens",
         layer_scale=("ls1.gamma", "ls2.gamma"),
         class_slot=True,
-        head=None,
+        head="linear_head",
+        may_lack=("head",),
+        fixed={"pooling": "cls_and_patches"},
         dropped=("mask_token",),
         mask_token="mask_token",
         gated_layers=("mlp.w12", "mlp.w3"),
         pos_resampling="offset",
         crop_fraction=0.875,
         eval_px=224,
+        published=_DINOV2,
     ),
-    "deit1": Dialect(title="DeiT, or a plain ViT of timm", class_slot=True, crop_fraction=0.875),
+    "deit1": Dialect(
+        title="DeiT, or a plain ViT of timm",
+        class_slot=True,
+        may_lack=("fc_norm",),
+        fc_norm="fc_norm",
+        crop_fraction=0.875,
+    ),
     "dino": Dialect(
         title="DINO",
         class_slot=True,
         head=None,
+        dropped=("masked_embed",),
         pos_resampling="offset",
         crop_fraction=0.875,
         eval_px=224,
+        published="as published for DINO",
+    ),
+    "mae": Dialect(
+        title="MAE (the encoder)",
+        class_slot=True,
+        head=None,
+        dropped=("mask_token", "decoder_*"),
+        pos_resampling="plain",
+        crop_fraction=0.875,
+        eval_px=224,
+        published="as published for MAE",
+    ),
+    "augreg": Dialect(
+        title="augreg in timm's names, without its head",
+        class_slot=True,
+        head=None,
+        crop_fraction=0.9,
+        mean_and_std=_HALF,
+        published="as published with augreg",
+    ),
+    "deit-distilled": Dialect(
+        title="DeiT, distilled (its distillation token is read as a register)",
+        reg_tokens="dist_token",
+        class_slot=True,
+        register_slots=True,
+        head=None,
+        # Its answer is the mean of two heads, of which one reads the distillation token.
+        dropped=("head.*", "head_dist.*"),
+        crop_fraction=0.875,
+    ),
+    "dinov3": Dialect(
+        title="DINOv3 (official), EUPE",
+        reg_tokens="storage_tokens",
+        layer_scale=("ls1.gamma", "ls2.gamma"),
+        pos_embed=None,
+        head=None,
+        may_lack=("qkv_bias",),
+        dropped=("mask_token", "rope_embed.periods", "local_cls_norm.*", "projectors.*"),
+        mask_token="mask_token",
+        key_mask="attn.qkv.bias_mask",
+        spellings=({"key_mask": None},),
+        gated_layers=("mlp.w1", "mlp.w2", "mlp.w3"),
+        layer_norm_epsilon=1e-5,
+        fixed=_DINOV3_ROPE,
+        heads={1280: 20},
+        eval_px=256,
+        is_squashed=True,
+        interpolation="bilinear",
+        published=_DINOV3,
+    ),
+    "timm-dinov3": dataclasses.replace(
+        _EVA,
+        title="timm's DINOv3 and EUPE (vit_*_dinov3, vit_*_dinov3_qkvb)",
+        layer_norm_epsilon=1e-5,
+        fixed=_DINOV3_ROPE,
+        heads={1280: 20},
+        eval_px=256,
+        published=_DINOV3,
+    ),
+    "timm-rope": dataclasses.replace(
+        _EVA,
+        title="timm without CLS, rotary positions (vit_*_rope_reg*_gap_256)",
+        cls_token=None,
+        may_lack=("head", "qkv_bias", "fc_norm"),
+        fc_norm="fc_norm",
+        gated_layers=None,
+        fixed={"rope": "scaled", "rope_base": 10_000.0, "grid": (16, 16)},
+        crop_fraction=0.95,
+        published="as published for timm's sbb models",
+    ),
+    "vit5": Dialect(
+        title="ViT-5",
+        reg_tokens="reg_token",
+        layer_scale=("gamma_1", "gamma_2"),
+        qkv_bias=None,
+        qk_norm=("attn.q_norm", "attn.k_norm"),
+        dropped=("blocks.*.attn.rope.freqs", "blocks.*.attn.rope_reg.freqs"),
+        fixed={
+            "rope": "scaled",
+            "rope_base": 10_000.0,
+            "register_rope_base": 100.0,
+            "registers_last": True,
+            "norm": "rms",
+        },
+        heads={1152: 16},
+        published="as published for ViT-5",
+    ),
+    "clip": Dialect(
+        title="CLIP (OpenAI, OpenCLIP: the image tower)",
+        head=None,
+        projection="proj",
+        may_lack=("head", "layer_scale"),
+        layer_scale=("ls_1.gamma", "ls_2.gamma"),
+        cls_token="class_embedding",
+        pos_embed="positional_embedding",
+        flat_tokens=True,
+        class_slot=True,
+        patch_embed="conv1",
+        patch_bias=False,
+        norm_pre="ln_pre",
+        block="transformer.resblocks.{}",
+        norm1="ln_1",
+        qkv=("attn.in_proj_",),
+        proj="attn.out_proj",
+        norm2="ln_2",
+        mlp_layers=("mlp.c_fc", "mlp.c_proj"),
+        norm="ln_post",
+        layer_norm_epsilon=1e-5,
+        fixed={"head": "projection"},
+        mean_and_std=_CLIP,
+        published="as published for CLIP",
+    ),
+    "timm-clip": Dialect(
+        title="timm's CLIP image towers (vit_*_clip_*)",
+        class_slot=True,
+        may_lack=("head",),
+        patch_bias=False,
+        norm_pre="norm_pre",
+        layer_norm_epsilon=1e-5,
+        mean_and_std=_CLIP,
+        published="as published for CLIP",
+    ),
+    "torchvision": Dialect(
+        title="torchvision's VisionTransformer",
+        cls_token="class_token",
+        pos_embed="encoder.pos_embedding",
+        class_slot=True,
+        patch_embed="conv_proj",
+        block="encoder.layers.encoder_layer_{}",
+        norm1="ln_1",
+        qkv=("self_attention.in_proj_",),
+        proj="self_attention.out_proj",
+        norm2="ln_2",
+        mlp_layers=("mlp.0", "mlp.3"),
+        norm="encoder.ln",
+        head="heads.head",
+        may_lack=("head",),
+        spellings=({"mlp_layers": ("mlp.linear_1", "mlp.linear_2")},),
+        crop_fraction=0.875,
+        interpolation="bilinear",
+        published="as published for torchvision's weights",
     ),
     "hf": dataclasses.replace(
         _HUGGING_FACE,
         title="Hugging Face Dinov2, Dinov2WithRegisters",
         reg_tokens="embeddings.register_tokens",
         layer_scale=("layer_scale1.lambda1", "layer_scale2.lambda1"),
-        head=None,
-        # The classifier reads CLS and the mean of the patches, ours reads CLS.
-        dropped=("embeddings.mask_token", "classifier.weight", "classifier.bias"),
+        head="classifier",
+        may_lack=("head",),
+        fixed={"pooling": "cls_and_patches"},
+        dropped=("embeddings.mask_token",),
         mask_token="embeddings.mask_token",
         gated_layers=("mlp.weights_in", "mlp.weights_out"),
         crop_fraction=0.875,
         eval_px=224,
+        published=_DINOV2,
+    ),
+    "hf-dinov3": Dialect(
+        title="Hugging Face DINOv3ViT",
+        reg_tokens="embeddings.register_tokens",
+        layer_scale=("layer_scale1.lambda1", "layer_scale2.lambda1"),
+        head=None,
+        dropped=("embeddings.mask_token",),
+        mask_token="embeddings.mask_token",
+        mask_axes=3,
+        cls_token="embeddings.cls_token",
+        pos_embed=None,
+        patch_embed="embeddings.patch_embeddings",
+        block="layer.{}",
+        spellings=({"block": "model.layer.{}"},),
+        qkv=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+        qkv_bias=("attention.q_proj.bias", "", "attention.v_proj.bias"),
+        may_lack=("qkv_bias",),
+        proj="attention.o_proj",
+        mlp_layers=("mlp.up_proj", "mlp.down_proj"),
+        gated_layers=("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+        layer_norm_epsilon=1e-5,
+        fixed=_DINOV3_ROPE,
+        heads={1280: 20},
+        eval_px=224,
+        is_squashed=True,
+        interpolation="bilinear",
+        published=_DINOV3,
+    ),
+    "hf-clip": Dialect(
+        title="Hugging Face CLIP (the image tower)",
+        head="visual_projection",
+        may_lack=("head",),
+        dropped=("embeddings.position_ids",),
+        cls_token="embeddings.class_embedding",
+        pos_embed="embeddings.position_embedding.weight",
+        flat_tokens=True,
+        class_slot=True,
+        patch_embed="embeddings.patch_embedding",
+        patch_bias=False,
+        norm_pre="pre_layrnorm",
+        block="encoder.layers.{}",
+        norm1="layer_norm1",
+        qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        proj="self_attn.out_proj",
+        norm2="layer_norm2",
+        norm="post_layernorm",
+        non_linearity="quick_gelu",
+        pos_resampling="plain",
+        layer_norm_epsilon=1e-5,
+        fixed={"head": "projection"},
+        mean_and_std=_CLIP,
+        published="the defaults of transformers",
     ),
     "hf-vit": dataclasses.replace(
         _HUGGING_FACE,
@@ -180,6 +361,10 @@ DIALECTS: dict[str, Dialect] = {
         norm2="layernorm_after",
         mlp_layers=("intermediate.dense", "output.dense"),
         layer_norm_epsilon=1e-12,
+        is_squashed=True,
+        interpolation="bilinear",
+        mean_and_std=_HALF,
+        published="the defaults of transformers",
     ),
     "mmpretrain": dataclasses.replace(
         _MMPRETRAIN, title="MMPretrain (VisionTransformer)", class_slot=True
@@ -188,6 +373,7 @@ DIALECTS: dict[str, Dialect] = {
         _MMPRETRAIN,
         title="MMPretrain (DeiT3)",
         layer_scale=("attn.gamma1.weight", "ffn.gamma2.weight"),
+        published=_DEIT3,
     ),
     "deit3-jax": Dialect(
         title="deit3-jax",
@@ -195,6 +381,7 @@ DIALECTS: dict[str, Dialect] = {
         may_lack=("head", "layer_scale"),
         cls_token="embed.cls_token",
         pos_embed="embed.wpe",
+        has_grid=True,
         patch_embed="embed.wte",
         block="layer_{}",
         qkv=("attn.wq", "attn.wk", "attn.wv"),
@@ -202,28 +389,93 @@ DIALECTS: dict[str, Dialect] = {
         mlp_layers=("ff.w1", "ff.w2"),
         layout="flax",
         non_linearity="gelu_tanh",
+        published=_DEIT3,
+    ),
+    "augreg-jax": dataclasses.replace(_JAX, title="augreg (.npz)"),
+    "big_vision": dataclasses.replace(
+        _JAX,
+        title="big_vision (.npz)",
+        pos_embed="pos_embedding",
+        qkv=tuple(f"MultiHeadDotProductAttention_0.{name}" for name in ("query", "key", "value")),
+        proj="MultiHeadDotProductAttention_0.out",
+        norm2="LayerNorm_1",
+        mlp_layers=("MlpBlock_0.Dense_0", "MlpBlock_0.Dense_1"),
+        spellings=({"cls_token": None, "class_slot": False},),
+        non_linearity="gelu_tanh",
+        published="the usual of big_vision",
+    ),
+    "tips": Dialect(
+        title="TIPS (its second CLS token is read as a register)",
+        reg_tokens="register_tokens",
+        layer_scale=("ls1.gamma", "ls2.gamma"),
+        class_slot=True,
+        head=None,
+        dropped=("mask_token",),
+        gated_layers=("mlp.w12", "mlp.w3"),
+        heads={1152: 16},
+        is_squashed=True,
+        interpolation="bilinear",
+        mean_and_std=_UNIT,
+        published="as published for TIPS",
     ),
 }
 """By the name of the family. Where two fit equally well, the first is taken.
 
 Reference: `models_v2.py` of facebookresearch/deit and of the study; `vision_transformer.py` of
-timm, facebookresearch/dinov2 and facebookresearch/dino; transformers' `modeling_dinov2.py`,
-`modeling_dinov2_with_registers.py` and `modeling_vit.py`; `vision_transformer.py` and `deit3.py`
-of open-mmlab/mmpretrain; `modeling.py` of affjljoo3581/deit3-jax.
+timm, facebookresearch/dinov2, dinov3 and dino; `eva.py` of timm; `models_vit5.py` of
+wangf3014/ViT-5; `model.py` of openai/CLIP and mlfoundations/open_clip; torchvision's
+`vision_transformer.py`; transformers' `modeling_dinov2.py`, `modeling_dinov2_with_registers.py`,
+`modeling_dinov3_vit.py`, `modeling_clip.py` and `modeling_vit.py`; `vision_transformer.py` and
+`deit3.py` of open-mmlab/mmpretrain; `modeling.py` of affjljoo3581/deit3-jax; `models/vit.py` of
+google-research/big_vision and vision_transformer; `image_encoder.py` of google-deepmind/tips.
 """
 
 Family = Literal[
     "deit",
     "timm",
+    "timm-gap",
     "timm-dinov2",
     "dinov2",
     "deit1",
+    "deit-distilled",
     "dino",
+    "mae",
+    "augreg",
+    "dinov3",
+    "timm-dinov3",
+    "timm-rope",
+    "vit5",
+    "clip",
+    "timm-clip",
+    "torchvision",
     "hf",
+    "hf-dinov3",
+    "hf-clip",
     "hf-vit",
     "mmpretrain",
     "mmpretrain-deit3",
     "deit3-jax",
+    "augreg-jax",
+    "big_vision",
+    "tips",
 ]
-ExportFamily = Literal["deit", "timm", "dinov2", "hf"]
+ExportFamily = Literal[
+    "deit",
+    "timm",
+    "timm-gap",
+    "timm-dinov2",
+    "timm-dinov3",
+    "timm-rope",
+    "timm-clip",
+    "dinov2",
+    "dinov3",
+    "deit1",
+    "vit5",
+    "clip",
+    "torchvision",
+    "tips",
+    "hf",
+    "hf-dinov3",
+    "hf-clip",
+]
 FileFormat = Literal["pth", "safetensors"]

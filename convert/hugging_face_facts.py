@@ -10,10 +10,15 @@ from typing import Any
 from regvit_jax.convert.facts import Fact, Facts, Statement
 from regvit_jax.errors import InputError
 
-MODEL_TYPES = ("vit", "dinov2", "dinov2_with_registers")
+MODEL_TYPES = (
+    *("vit", "dinov2", "dinov2_with_registers", "dinov3_vit", "clip_vision_model", "clip"),
+)
 """What transformers calls the models that are known here."""
 
-_NON_LINEARITIES = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+_NON_LINEARITIES = {
+    **{"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"},
+    "quick_gelu": "quick_gelu",
+}
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 """Pillow's numbers."""
 _STEPS = frozenset(
@@ -38,6 +43,8 @@ def model_facts(config: Mapping[str, Any], label: str) -> Facts:
             f"{label} describes a model of type {said.text('model_type')!r}, which is not "
             f"supported; known are {', '.join(MODEL_TYPES)}."
         )
+    if said.has("vision_config"):  # of CLIP, whose other half reads texts
+        said = said.inside("vision_config")
     found: Facts = {}
     for theirs, ours in {
         "num_attention_heads": "num_heads",
@@ -56,8 +63,10 @@ def model_facts(config: Mapping[str, Any], label: str) -> Facts:
     if said.has("layer_norm_eps"):
         epsilon = said.number("layer_norm_eps", 0.0, 0.1)
         found |= said.fact("layer_norm_epsilon", epsilon, "layer_norm_eps")
-    if said.has("num_channels") and said.whole("num_channels", 1) != 3:
-        said.refuse("num_channels", said.values["num_channels"], "3")
+    if said.has("num_channels"):
+        found |= said.fact("num_channels", said.whole("num_channels", 1), "num_channels")
+    if said.has("rope_theta"):
+        found |= said.fact("rope_base", said.number("rope_theta", 1e-3, 1e12), "rope_theta")
     if said.has("qkv_bias"):
         found |= said.fact("qkv_bias", said.truth("qkv_bias", True), "qkv_bias")
     return found | _mlp(said) | _labels(said)
@@ -145,8 +154,11 @@ def _size(said: Statement, name: str) -> tuple[str, int]:
 
 def _mlp(said: Statement) -> Facts:
     found: Facts = {}
-    if said.truth("use_swiglu_ffn", False):
-        return said.fact("gated", True, "use_swiglu_ffn")
+    for name in ("use_swiglu_ffn", "use_gated_mlp"):
+        if said.truth(name, False):
+            if name == "use_gated_mlp" and said.text("hidden_act") != "silu":
+                said.refuse("hidden_act", repr(said.text("hidden_act")), "'silu' for gated MLPs")
+            return said.fact("gated", True, name)
     if said.has("hidden_act"):
         name = said.text("hidden_act")
         if name not in _NON_LINEARITIES:

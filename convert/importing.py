@@ -12,7 +12,7 @@ from regvit_jax.config import ViTConfig
 from regvit_jax.convert.addresses import Role
 from regvit_jax.convert.choices import Choices
 from regvit_jax.convert.decision import Decision, decide
-from regvit_jax.convert.dialects import Dialect
+from regvit_jax.convert.dialect import Dialect
 from regvit_jax.convert.recognise import Match
 from regvit_jax.convert.rules import rules
 from regvit_jax.convert.stored import Stored

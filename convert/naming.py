@@ -17,11 +17,14 @@ _PREFERENCE: tuple[Role, ...] = ("plain", "teacher", "student", "ema")
 _USUAL = ("model.", "state_dict.", "model_state_dict.", "")
 """Where weights lie that the moving average or another copy stands beside."""
 
-_HEADS_OUTSIDE = {
-    ("vit.", "dinov2.", "dinov2_with_registers."): "classifier.",
-    ("backbone.",): "head.layers.head.",
-}
-"""Heads that stand beside the prefix of the network they belong to (transformers, MMPretrain)."""
+_HEADS_OUTSIDE = (
+    (("vit.", "dinov2.", "dinov2_with_registers."), "classifier."),
+    (("backbone.",), "head.layers.head."),
+    (("backbone.",), "linear_head."),
+    (("vision_model.",), "visual_projection."),
+)
+"""Heads that stand beside the prefix of the network they belong to (transformers, MMPretrain,
+DINOv2's classifiers)."""
 
 _MAX_CANDIDATES = 24
 
@@ -113,6 +116,7 @@ def _anchored(tensors: Mapping[str, Stored]) -> list[str]:
         f"{anchor}{part}"
         for dialect in DIALECTS.values()
         for anchor in (dialect.cls_token, dialect.pos_embed, dialect.patch_embed)
+        if anchor
         for part in ("", ".weight", ".kernel")
     }
     # The longest first: "embeddings." belongs to a family's name, not to the prefix.
@@ -137,7 +141,7 @@ def _inside(tensors: Mapping[str, Stored], prefix: str) -> dict[str, Stored]:
 
 def _head_name(prefix: str, name: str) -> str:
     """What a network under a prefix calls a tensor of its head that stands beside the prefix."""
-    for endings, head in _HEADS_OUTSIDE.items():
+    for endings, head in _HEADS_OUTSIDE:
         for ending in endings:
             outer = prefix.removesuffix(ending)
             if outer != prefix and name.startswith(outer + head):

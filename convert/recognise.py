@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 from regvit_jax.config import ViTConfig
 from regvit_jax.convert.addresses import common_start
-from regvit_jax.convert.dialects import DIALECTS, Dialect
+from regvit_jax.convert.dialect import Dialect
+from regvit_jax.convert.dialects import DIALECTS
 from regvit_jax.convert.infer import infer
-from regvit_jax.convert.rules import Shape, rules
+from regvit_jax.convert.rules import rules
 from regvit_jax.convert.stored import Stored
+from regvit_jax.convert.transforms import Shape
 from regvit_jax.errors import InputError
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -25,6 +27,8 @@ class Match(NamedTuple):
     """A family's reading of some tensors, with all that contradicts it."""
 
     family: str
+    dialect: Dialect
+    """The family's, as these tensors spell it."""
     config: ViTConfig
     heads_known: bool
     """False if nothing tells the number of heads: the width is no published one."""
@@ -40,19 +44,18 @@ class Match(NamedTuple):
     """Shapes expected and found."""
     mistyped: dict[str, str]
     """Tensors whose type is not one of weights."""
-
-    @property
-    def dialect(self) -> Dialect:
-        return DIALECTS[self.family]
+    contradiction: str = ""
+    """Why no model of the family has these sizes; empty if one can."""
 
     @property
     def num_problems(self) -> int:
-        return len(self.missing) + len(self.unexpected) + len(self.misshapen) + len(self.mistyped)
+        tensors = [*self.missing, *self.unexpected, *self.misshapen, *self.mistyped]
+        return len(tensors) + bool(self.contradiction)
 
     @property
     def foreign(self) -> list[str]:
         """Of the tensors that are left out, those that the family's own code does not know."""
-        return [name for name in self.dropped if name not in self.dialect.dropped]
+        return [name for name in self.dropped if not self.dialect.is_dropped(name)]
 
     def check(self, label: str, heads: bool = True) -> None:
         """Does nothing if the tensors are a model of the family.
@@ -70,7 +73,7 @@ class Match(NamedTuple):
             raise InputError(
                 f"{label} cannot be read as {self.dialect.title}, the nearest known family (with "
                 f"{self.config.depth} blocks of width {self.config.embed_dim}){self._start()}:\n"
-                f"  {self.problems()}"
+                f"  {self.problems()}{self._cure()}"
             )
         if heads and not self.heads_known:
             raise InputError(
@@ -89,6 +92,11 @@ class Match(NamedTuple):
             f"a prefix, give it: --prefix.\n  {shown}"
         )
 
+    def _cure(self) -> str:
+        if [*self.misshapen] != [self.dialect.pos_embed]:
+            return ""
+        return "\nIf its patches make no square, give their rows and columns: --grid ROWS COLUMNS."
+
     def _start(self) -> str:
         start = common_start(self.names)
         return f"; all names start with `{start}`" if start else ""
@@ -101,6 +109,7 @@ class Match(NamedTuple):
             *_lines("unexpected tensor", self.unexpected),
             *_lines("wrong shape:", misshapen),
             *_lines("wrong type:", self.mistyped),
+            *([self.contradiction] if self.contradiction else []),
         ]
         return "\n  ".join(lines)
 
@@ -120,26 +129,45 @@ def recognise(
     Args:
       tensors: By the name in the file.
       family: A name in `DIALECTS`; None tries all.
-      known: Fields of the configuration that the tensors do not tell, such as `num_heads`.
+      known: What the tensors do not tell, as for `infer`.
     """
-    families = [family] if family else list(DIALECTS)
-    matches = [_match(name, tensors, {}) for name in families]
-    best = min(matches, key=lambda m: (m.num_problems, len(m.foreign) - len(m.dropped)))
-    return _match(best.family, tensors, known) if known else best
+    families = [family] if family else _related(tensors)
+    matches = [match for name in families for match in _matches(name, tensors)]
+    best = min(matches, key=lambda m: (m.num_problems, len(m.foreign), len(m.dropped)))
+    return _match(best.family, best.dialect, tensors, known) if known else best
 
 
-def _match(family: str, tensors: Mapping[str, Stored], known: Mapping[str, Any]) -> Match:
-    dialect = DIALECTS[family]
-    idle = [name for name in dict.fromkeys((*dialect.dropped, *_IDLE)) if name in tensors]
+def _related(tensors: Mapping[str, Stored]) -> list[str]:
+    """The families with the most names in common, by the first block and what lies around it."""
+    common = {family: _num_common(dialect, tensors) for family, dialect in DIALECTS.items()}
+    most = max(common.values())
+    return [family for family, count in common.items() if 2 * count >= most]
+
+
+def _num_common(dialect: Dialect, tensors: Mapping[str, Stored]) -> int:
+    """Names that any spelling has, the most of one."""
+    return max(sum(n in tensors for n in spelt.landmarks) for spelt in dialect.spelt())
+
+
+def _matches(family: str, tensors: Mapping[str, Stored]) -> list[Match]:
+    """The readings in all of a family's spellings."""
+    return [_match(family, dialect, tensors, {}) for dialect in DIALECTS[family].spelt()]
+
+
+def _match(
+    family: str, dialect: Dialect, tensors: Mapping[str, Stored], known: Mapping[str, Any]
+) -> Match:
+    idle = sorted(name for name in tensors if dialect.is_dropped(name) or name in _IDLE)
     found = {name: tensor.shape for name, tensor in tensors.items() if name not in idle}
     fields = infer(dialect, found, known)
-    config = ViTConfig(**fields | {"num_heads": fields["num_heads"] or 1})
+    config, contradiction = _possible(fields | {"num_heads": fields["num_heads"] or 1})
     expected: dict[str, Shape] = {}
     for rule in rules(dialect, config):
         expected |= rule.their_shapes()
     both = [name for name in found if name in expected]
     return Match(
         family=family,
+        dialect=dialect,
         config=config,
         heads_known=fields["num_heads"] is not None,
         is_found=any(name in expected for name in found),
@@ -149,7 +177,17 @@ def _match(family: str, tensors: Mapping[str, Stored], known: Mapping[str, Any])
         unexpected={k: v for k, v in found.items() if k not in expected},
         misshapen={k: (expected[k], found[k]) for k in both if expected[k] != found[k]},
         mistyped={k: tensors[k].dtype for k in both if tensors[k].dtype not in FLOATS},
+        contradiction=contradiction,
     )
+
+
+def _possible(fields: dict[str, Any]) -> tuple[ViTConfig, str]:
+    """The configuration, and why it is none; then one without what the family says of positions."""
+    try:
+        return ViTConfig(**fields), ""
+    except InputError as error:
+        plain = {"rope": "none", "register_rope_base": 0.0}
+        return ViTConfig(**fields | plain), str(error)
 
 
 def _lines(problem: str, tensors: Mapping[str, object]) -> list[str]:

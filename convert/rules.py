@@ -1,26 +1,30 @@
 """How does each of our parameters correspond to the tensors of a dialect? One table, both ways.
 
-A rule reads the same in both directions: its transform holds a function and that function's
-inverse, so what was imported exports bit for bit.
+A rule reads the same in both directions (`regvit_jax.convert.transforms`), so what was imported
+exports bit for bit.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from regvit_jax.config import ViTConfig
-from regvit_jax.convert.dialects import DIALECTS, Dialect
-
-Shape = tuple[int, ...]
-Arrays = Sequence[np.ndarray]
-
-
-class Transform(NamedTuple):
-    """A function from their arrays to ours, and its inverse."""
-
-    to_ours: Callable[[Arrays], Arrays]
-    to_theirs: Callable[[Arrays], Arrays]
+from regvit_jax.convert import transforms
+from regvit_jax.convert.dialect import Dialect
+from regvit_jax.convert.dialects import DIALECTS
+from regvit_jax.convert.transforms import (
+    CONV,
+    DENSE,
+    JOIN2,
+    JOIN3,
+    SAME,
+    Shape,
+    Transform,
+    chain,
+    reshape,
+)
 
 
 class Rule(NamedTuple):
@@ -45,53 +49,6 @@ class Rule(NamedTuple):
         )
 
 
-def _each(function: Callable[[np.ndarray], np.ndarray]) -> Callable[[Arrays], Arrays]:
-    return lambda arrays: [function(array) for array in arrays]
-
-
-def _fold_class_slot(arrays: Arrays) -> Arrays:
-    cls_token, pos_embed = arrays
-    return cls_token + pos_embed[:, :1], pos_embed[:, 1:]
-
-
-def _unfold_class_slot(arrays: Arrays) -> Arrays:
-    cls_token, pos_embed = arrays
-    # Minus zero is the one number whose addition changes nothing, not even the sign of a zero.
-    return cls_token, np.concatenate([np.full_like(cls_token, -0.0), pos_embed], axis=1)
-
-
-def _join(arrays: Arrays) -> Arrays:
-    return [np.concatenate(arrays, axis=-1)]
-
-
-def _cut_in_three(arrays: Arrays) -> Arrays:
-    return np.split(arrays[0], 3, axis=-1)
-
-
-SAME = Transform(_each(lambda x: x), _each(lambda x: x))
-DENSE = Transform(_each(np.transpose), _each(np.transpose))
-"""(out, in) to (in, out)."""
-CONV = Transform(_each(lambda x: x.transpose(2, 3, 1, 0)), _each(lambda x: x.transpose(3, 2, 0, 1)))
-"""(out, in, height, width) to (height, width, in, out)."""
-CLASS_SLOT = Transform(_fold_class_slot, _unfold_class_slot)
-"""CLS and positions that include it, to CLS and positions of the patches."""
-JOIN = Transform(_join, _cut_in_three)
-"""Three vectors, or kernels (in, out), to one."""
-
-
-def chain(first: Transform, second: Transform) -> Transform:
-    """The transform that applies `first` to their arrays, then `second`."""
-    return Transform(
-        lambda arrays: second.to_ours(first.to_ours(arrays)),
-        lambda arrays: first.to_theirs(second.to_theirs(arrays)),
-    )
-
-
-def reshape(theirs: Shape, ours: Shape) -> Transform:
-    """Axes split by them and merged by us, or the other way round."""
-    return Transform(_each(lambda x: x.reshape(ours)), _each(lambda x: x.reshape(theirs)))
-
-
 class Layout(NamedTuple):
     """How a program stores each kind of tensor."""
 
@@ -100,91 +57,167 @@ class Layout(NamedTuple):
     qkv: Transform
     qkv_bias: Transform
     proj: Transform
-    positions: Transform
+
+
+def rules(dialect: Dialect, config: ViTConfig) -> Iterator[Rule]:
+    """The complete table of a model in a dialect."""
+    d, dim, layout = dialect, config.embed_dim, _layout(dialect, config)
+    yield from _tokens(d, config)
+    size = (config.patch_size, config.patch_size, config.num_channels, dim)
+    yield Rule({"patch_embed/kernel": size}, (d.matrix(d.patch_embed),), layout.conv)
+    if config.patch_bias:
+        yield Rule({"patch_embed/bias": (dim,)}, (d.tensor(d.patch_embed, "bias"),), SAME)
+    if config.norm_pre and d.norm_pre:
+        yield from _norm(d, config, "norm_pre", dim, d.norm_pre)
+    block = list(_block(dialect, config, layout))
+    for i in range(config.depth):
+        yield from (rule.inside(f"blocks_{i}/", f"{d.block.format(i)}.") for rule in block)
+    if config.pooled_norm:
+        yield from _norm(d, config, "fc_norm", dim, d.fc_norm or d.norm)
+    else:
+        yield from _norm(d, config, "norm", dim, d.norm)
+    yield from _head(d, config, layout)
+
+
+def our_shapes(config: ViTConfig) -> dict[str, Shape]:
+    """Names and shapes of a model's parameters, without building it."""
+    shapes: dict[str, Shape] = {}
+    for rule in rules(_ANY, config):
+        shapes |= rule.ours
+    return shapes
+
+
+_ANY = dataclasses.replace(DIALECTS["timm"], norm_pre="norm_pre")
+"""Has a name for every part."""
+
+
+def _tokens(d: Dialect, config: ViTConfig) -> Iterator[Rule]:
+    """CLS, registers and positions, which some families keep in one another."""
+    dim, (rows, cols), registers = config.embed_dim, config.grid, config.num_registers
+    ours: dict[str, Shape] = {}
+    theirs: dict[str, Shape] = {}
+    if config.class_token and d.cls_token:
+        ours["cls_token"] = (1, 1, dim)
+        theirs[d.cls_token] = (dim,) if d.flat_tokens else (1, 1, dim)
+    if registers and d.reg_tokens:
+        ours["reg_tokens"] = theirs[d.reg_tokens] = (1, registers, dim)
+    if config.pos_embed and d.pos_embed:
+        ours["pos_embed"] = (1, rows * cols, dim)
+        slots = [
+            name
+            for name, has_slot in (
+                ("cls_token", d.class_slot),
+                ("reg_tokens", d.register_slots),
+            )
+            if has_slot and name in ours
+        ]
+        count = rows * cols + sum(ours[name][1] for name in slots)
+        batch = () if d.flat_tokens else (1,)
+        theirs[d.pos_embed] = (rows, cols, dim) if d.has_grid else (*batch, count, dim)
+    else:
+        slots = []
+    if not ours:
+        return
+    shaped = transforms.reshape_each(list(theirs.values()), _as_ours(ours, slots))
+    folded = transforms.fold([name in slots for name in ours], [s[1] for s in ours.values()])
+    yield Rule(ours, tuple(theirs), chain(shaped, folded) if slots else shaped)
+
+
+def _as_ours(ours: Mapping[str, Shape], slots: list[str]) -> list[Shape]:
+    """Shapes before the positions' slots are folded away."""
+    extra = sum(ours[name][1] for name in slots)
+    return [
+        (1, shape[1] + (extra if name == "pos_embed" else 0), shape[2])
+        for name, shape in ours.items()
+    ]
+
+
+def _block(d: Dialect, config: ViTConfig, layout: Layout) -> Iterator[Rule]:
+    """The rules of one block, with names inside the block."""
+    dim, inner = config.embed_dim, config.num_heads * config.head_dim
+    yield from _norm(d, config, "norm1", dim, d.norm1)
+    matrices = tuple(map(d.matrix, d.qkv))
+    yield Rule({"attn/qkv/kernel": (dim, 3 * inner)}, matrices, layout.qkv)
+    if config.qkv_bias and d.qkv_bias is not None:
+        yield _qkv_bias(d, inner, layout)
+    if config.qk_norm and d.qk_norm:
+        for ours, theirs in zip(("q_norm", "k_norm"), d.qk_norm, strict=True):
+            yield from _norm(d, config, f"attn/{ours}", config.head_dim, theirs)
+    yield from _dense(d, "attn/proj", (inner, dim), d.proj, layout.proj)
+    yield from _norm(d, config, "norm2", dim, d.norm2)
+    yield from _mlp(d, config, layout)
+    if config.layer_scale and d.layer_scale:
+        for ours, theirs in zip(("ls1", "ls2"), d.layer_scale, strict=True):
+            yield Rule({ours: (dim,)}, (theirs,), SAME)
+
+
+def _qkv_bias(d: Dialect, inner: int, layout: Layout) -> Rule:
+    ours = {"attn/qkv/bias": (3 * inner,)}
+    if d.qkv_bias:  # names of their own
+        names = tuple(name for name in d.qkv_bias if name)
+        return Rule(ours, names, transforms.WITHOUT_KEY if len(names) == 2 else JOIN3)
+    names = tuple(d.tensor(name, "bias") for name in d.qkv)
+    if d.key_mask:
+        return Rule(ours, (*names, d.key_mask), transforms.MASKED_KEY)
+    return Rule(ours, names, layout.qkv_bias)
+
+
+def _mlp(d: Dialect, config: ViTConfig, layout: Layout) -> Iterator[Rule]:
+    dim, units = config.embed_dim, config.mlp_dim
+    if config.mlp != "swiglu":
+        fc1, fc2 = d.mlp_layers
+        yield from _dense(d, "mlp/fc1", (dim, units), fc1, layout.dense)
+        yield from _dense(d, "mlp/fc2", (units, dim), fc2, layout.dense)
+        return
+    *gates, fc2 = d.gated_layers or d.mlp_layers
+    join = len(gates) > 1
+    kernel = chain(layout.dense, JOIN2) if join else layout.dense
+    yield Rule({"mlp/fc1/kernel": (dim, 2 * units)}, tuple(map(d.matrix, gates)), kernel)
+    biases = tuple(d.tensor(name, "bias") for name in gates)
+    yield Rule({"mlp/fc1/bias": (2 * units,)}, biases, JOIN2 if join else SAME)
+    yield from _dense(d, "mlp/fc2", (units, dim), fc2, layout.dense)
+
+
+def _head(d: Dialect, config: ViTConfig, layout: Layout) -> Iterator[Rule]:
+    shape = (config.num_pooled, config.num_classes)
+    if not config.num_classes:
+        return
+    if d.projection:
+        yield Rule({"head/kernel": shape}, (d.projection,), SAME)
+    elif d.head and config.head == "projection":
+        yield Rule({"head/kernel": shape}, (d.matrix(d.head),), layout.dense)
+    elif d.head:
+        yield from _dense(d, "head", shape, d.head, layout.dense)
+
+
+def _norm(d: Dialect, config: ViTConfig, ours: str, dim: int, theirs: str) -> Iterator[Rule]:
+    yield Rule({f"{ours}/scale": (dim,)}, (d.tensor(theirs, d.layer_parts[1]),), SAME)
+    if config.norm == "layer":
+        yield Rule({f"{ours}/bias": (dim,)}, (d.tensor(theirs, "bias"),), SAME)
+
+
+def _dense(d: Dialect, ours: str, shape: Shape, theirs: str, kernel: Transform) -> Iterator[Rule]:
+    """A dense layer with its bias."""
+    yield Rule({f"{ours}/kernel": shape}, (d.matrix(theirs),), kernel)
+    yield Rule({f"{ours}/bias": shape[1:]}, (d.tensor(theirs, "bias"),), SAME)
 
 
 def _layout(dialect: Dialect, config: ViTConfig) -> Layout:
     if dialect.layout == "flax":
         return _flax_layout(config)
     split = len(dialect.qkv) == 3
-    qkv, qkv_bias = (chain(DENSE, JOIN), JOIN) if split else (DENSE, SAME)
-    return Layout(DENSE, CONV, qkv, qkv_bias, DENSE, SAME)
+    qkv, qkv_bias = (chain(DENSE, JOIN3), JOIN3) if split else (DENSE, SAME)
+    return Layout(DENSE, CONV, qkv, qkv_bias, DENSE)
 
 
 def _flax_layout(config: ViTConfig) -> Layout:
-    """That of Flax modules with an axis of heads; positions are a grid."""
+    """That of Flax modules with an axis of heads."""
     dim, heads, width = config.embed_dim, config.num_heads, config.head_dim
-    rows, cols = config.grid
+    inner = heads * width
     return Layout(
         dense=SAME,
         conv=SAME,
-        qkv=chain(reshape((dim, heads, width), (dim, dim)), JOIN),
-        qkv_bias=chain(reshape((heads, width), (dim,)), JOIN),
-        proj=reshape((heads, width, dim), (dim, dim)),
-        positions=reshape((rows, cols, dim), (1, rows * cols, dim)),
+        qkv=chain(reshape((dim, heads, width), (dim, inner)), JOIN3),
+        qkv_bias=chain(reshape((heads, width), (inner,)), JOIN3),
+        proj=reshape((heads, width, dim), (inner, dim)),
     )
-
-
-def rules(dialect: Dialect, config: ViTConfig) -> Iterator[Rule]:
-    """The complete table of a model in a dialect."""
-    d, dim, layout = dialect, config.embed_dim, _layout(dialect, config)
-    token, grid = (1, 1, dim), (1, config.grid[0] * config.grid[1], dim)
-    if d.class_slot:
-        yield Rule({"cls_token": token, "pos_embed": grid}, (d.cls_token, d.pos_embed), CLASS_SLOT)
-    else:
-        yield Rule({"cls_token": token}, (d.cls_token,), SAME)
-        yield Rule({"pos_embed": grid}, (d.pos_embed,), layout.positions)
-    if config.num_registers and d.reg_tokens:
-        yield Rule({"reg_tokens": (1, config.num_registers, dim)}, (d.reg_tokens,), SAME)
-    kernel = {"patch_embed/kernel": (config.patch_size, config.patch_size, 3, dim)}
-    yield Rule(kernel, (f"{d.patch_embed}.{d.layer_parts[0]}",), layout.conv)
-    yield Rule({"patch_embed/bias": (dim,)}, (f"{d.patch_embed}.bias",), SAME)
-    block = list(_block(dialect, config, layout))
-    for i in range(config.depth):
-        yield from (rule.inside(f"blocks_{i}/", f"{d.block.format(i)}.") for rule in block)
-    yield from _norm(d, "norm", dim, d.norm)
-    if config.num_classes and d.head:
-        yield from _dense(d, "head", (dim, config.num_classes), (d.head,), layout.dense)
-
-
-def our_shapes(config: ViTConfig) -> dict[str, Shape]:
-    """Names and shapes of a model's parameters, without building it."""
-    shapes: dict[str, Shape] = {}
-    for rule in rules(DIALECTS["timm"], config):
-        shapes |= rule.ours
-    return shapes
-
-
-def _block(d: Dialect, config: ViTConfig, layout: Layout) -> Iterator[Rule]:
-    """The rules of one block, with names inside the block."""
-    dim, units, (fc1, fc2) = config.embed_dim, config.mlp_dim, d.mlp_layers
-    if config.mlp == "swiglu":
-        units, (fc1, fc2) = 2 * config.mlp_dim, d.gated_layers or d.mlp_layers
-    yield from _norm(d, "norm1", dim, d.norm1)
-    yield from _dense(d, "attn/qkv", (dim, 3 * dim), d.qkv, layout.qkv, layout.qkv_bias)
-    yield from _dense(d, "attn/proj", (dim, dim), (d.proj,), layout.proj)
-    yield from _norm(d, "norm2", dim, d.norm2)
-    yield from _dense(d, "mlp/fc1", (dim, units), (fc1,), layout.dense)
-    yield from _dense(d, "mlp/fc2", (config.mlp_dim, dim), (fc2,), layout.dense)
-    if config.layer_scale and d.layer_scale:
-        for ours, theirs in zip(("ls1", "ls2"), d.layer_scale, strict=True):
-            yield Rule({ours: (dim,)}, (theirs,), SAME)
-
-
-def _norm(d: Dialect, ours: str, dim: int, theirs: str) -> Iterator[Rule]:
-    yield Rule({f"{ours}/scale": (dim,)}, (f"{theirs}.{d.layer_parts[1]}",), SAME)
-    yield Rule({f"{ours}/bias": (dim,)}, (f"{theirs}.bias",), SAME)
-
-
-def _dense(
-    d: Dialect,
-    ours: str,
-    shape: Shape,
-    theirs: tuple[str, ...],
-    kernel: Transform,
-    bias: Transform = SAME,
-) -> Iterator[Rule]:
-    """A dense layer that they keep in one piece, or in several."""
-    names = tuple(f"{name}.{d.layer_parts[0]}" for name in theirs)
-    yield Rule({f"{ours}/kernel": shape}, names, kernel)
-    yield Rule({f"{ours}/bias": shape[1:]}, tuple(f"{name}.bias" for name in theirs), bias)

@@ -23,7 +23,7 @@ _HEADS: dict[str, dict[int, int]] = {
 }
 """Heads by width that timm and DeiT give to the sizes in an architecture's name."""
 
-_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh"}
+_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 
 
 def is_timm(config: Mapping[str, Any]) -> bool:

@@ -1,6 +1,8 @@
 """What is a file that is no checkpoint, and what is there to do about it?"""
 
-EXPECTED = "Expected weights: .pth, .safetensors, .msgpack, or a folder of Hugging Face or timm"
+EXPECTED = (
+    "Expected weights: .pth, .safetensors, .msgpack, .npz, or a folder of Hugging Face or timm"
+)
 
 _TEXTS = {
     (b"<!doctype", b"<html", b"<?xml", b"<head"): (

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from regvit_jax.convert import addresses, archive, beside, flax_file, pth, safetensors
+from regvit_jax.convert import addresses, archive, beside, flax_file, npz_file, pth, safetensors
 from regvit_jax.convert.addresses import Role
 from regvit_jax.convert.facts import Facts
 from regvit_jax.convert.folder import Listing, open_folder
@@ -18,6 +18,8 @@ from regvit_jax.convert.recognise import recognise
 from regvit_jax.convert.stored import Stored
 from regvit_jax.convert.unknown import EXPECTED, describe
 from regvit_jax.errors import InputError
+
+NPZ = "NumPy arrays (.npz)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,13 +143,16 @@ def _read_file(path: Path) -> _Part:
         )
     with path.open("rb") as file:
         head = file.read(512)
+    if head.startswith(archive.ZIP_MAGIC) and npz_file.is_npz(path):
+        return _Part(NPZ, npz_file.read(path))
     if head.startswith((archive.ZIP_MAGIC, pth.LEGACY_MAGIC)):
         return _from_pth(pth.read(path))
-    if reason := describe(head):
-        raise InputError(f"{path} {reason}. {EXPECTED}.")
+    # Before other kinds: a header of 128 bytes, say, starts as a pickle does.
     if safetensors.is_safetensors(head):
         tensors, metadata = safetensors.read(path)
         return _Part("safetensors", tensors, {"metadata": metadata} if metadata else {})
+    if reason := describe(head):
+        raise InputError(f"{path} {reason}. {EXPECTED}.")
     if flax_file.is_flax(head):
         return _from_flax(path)
     raise InputError(

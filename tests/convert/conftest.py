@@ -1,6 +1,7 @@
 """Tiny checkpoints as PyTorch programs write them; torch and timm are the other side."""
 
 import argparse
+import dataclasses
 import math
 import sys
 from collections.abc import Callable
@@ -124,6 +125,51 @@ def refused(monkeypatch, capsys) -> Callable[..., str]:
         return message
 
     return run
+
+
+@pytest.fixture(scope="session")
+def as_family_has_it() -> Callable:
+    """The nearest configuration that a family can hold."""
+    from regvit_jax.convert.dialect import parts_of
+    from regvit_jax.convert.dialects import DIALECTS
+
+    def nearest(config, family):
+        dialect, wanted = DIALECTS[family], parts_of(config)
+        parts = {
+            part: has and (wanted[part] or part not in dialect.may_lack)
+            for part, has in dialect.has.items()
+        }
+        registers = config.num_registers if dialect.reg_tokens else 0
+        if "register_rope_base" in dialect.fixed:
+            registers = 4
+        classes = (config.num_classes or 9) if parts["head"] else 0
+        fixed = {k: v for k, v in dialect.fixed.items() if k not in ("pooling", "grid")}
+        if not parts["pos_embed"]:
+            fixed["image_size"] = config.patch_size * dialect.fixed.get("grid", (14,))[0]
+        if not classes:
+            fixed.pop("head", None)
+        is_gated = config.mlp == "swiglu" and dialect.gated_layers
+        return dataclasses.replace(
+            config,
+            num_registers=registers,
+            num_classes=classes,
+            layer_scale=parts["layer_scale"],
+            class_token=parts["cls_token"],
+            pos_embed=parts["pos_embed"],
+            patch_bias=parts["patch_bias"],
+            qkv_bias=parts["qkv_bias"],
+            qk_norm=parts["qk_norm"],
+            norm_pre=parts["norm_pre"],
+            pooled_norm=parts["fc_norm"],
+            pooling="patches" if parts["fc_norm"] else dialect.pooling(parts["cls_token"], classes),
+            num_heads=dialect.heads.get(config.embed_dim, config.num_heads),
+            mlp="swiglu" if is_gated else dialect.non_linearity,
+            layer_norm_epsilon=dialect.layer_norm_epsilon,
+            pos_resampling=dialect.resampling(registers),
+            **fixed,
+        )
+
+    return nearest
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,15 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from regvit_jax import ViTConfig
+from regvit_jax.checkpoint import CheckpointInfo, save, unflatten
 from regvit_jax.convert import references, verification
+from regvit_jax.convert.exporting import export_checkpoint
 from regvit_jax.convert.importing import import_checkpoint
+from regvit_jax.convert.rules import our_shapes
 from regvit_jax.convert.verification import verify
 
 
@@ -91,6 +95,39 @@ def test_folders_of_transformers_are_verified(torch, timm, tmp_path, family):
     assert import_checkpoint(tmp_path / "folder", tmp_path / "out").family == family
     result = verify(tmp_path / "out", tmp_path / "folder")
     assert result.passed
+    assert len(result.rows) > 5
+
+
+FAR = {"embed_dim": 24, "depth": 1, "num_heads": 3, "patch_size": 8, "image_size": 32}
+FAR |= {"num_registers": 4, "num_classes": 5}
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        *("timm-gap", "timm-rope", "timm-dinov3", "timm-clip", "dinov2", "dinov3", "deit1"),
+        *("clip", "torchvision", "tips", "hf", "hf-dinov3", "hf-clip"),
+    ],
+)
+def test_every_familys_own_code_takes_what_we_export_and_agrees(
+    torch, timm, tmp_path, family, as_family_has_it
+):
+    """Weights far from their start values go through export, import and `verify`."""
+    config = as_family_has_it(ViTConfig(**FAR), family)
+    generator = np.random.default_rng(0)
+    params = {k: 0.3 * generator.normal(size=v) for k, v in our_shapes(config).items()}
+    if "blocks_0/attn/qkv/bias" in params:
+        np.split(params["blocks_0/attn/qkv/bias"], 3)[1][:] = 0
+    arrays = unflatten({k: v.astype(np.float32) for k, v in params.items()})
+    save(tmp_path / "first", arrays, CheckpointInfo(config))
+    export_checkpoint(tmp_path / "first", tmp_path / "file", family)
+    said = {"num_heads": 3, "activation": None if config.mlp == "gelu" else config.mlp}
+    chosen = "tips" if family == "tips" else None
+    imported = import_checkpoint(tmp_path / "file", tmp_path / "out", chosen, **said)
+    assert imported.family == family
+    result = verify(tmp_path / "out", tmp_path / "file")
+    assert result.passed, result.rows
+    assert "Ran both networks" in result.method
     assert len(result.rows) > 5
 
 
