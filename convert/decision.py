@@ -222,8 +222,9 @@ def _check_parts(facts: Facts, config: ViTConfig, label: str) -> None:
         )
     if gated is not None and config.mlp != "swiglu":
         raise InputError(
-            f"{gated.where} says that the MLPs are gated, but those in {label} are not. They are "
-            "of different models, or the file was edited."
+            f"{gated.where} says that the MLPs are gated (SwiGLU), but those in {label} are not. "
+            "They are of different models, the file was edited, or it is a non-linearity that is "
+            "not known here."
         )
 
 

@@ -212,6 +212,12 @@ def _hint(folder: Path) -> str:
             "installed: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER "
             "FILE"
         )
+    if (folder / "data.pkl").exists() and (folder / "data").is_dir():
+        return ": it is a PyTorch file that was unpacked. Zip it again: zip -0 -r FILE FOLDER"
+    if (folder / "saved_model.pb").exists():
+        return ": it is a model of TensorFlow. Save its weights as safetensors"
+    if (folder / "config.json").exists() and (folder / "params").is_dir():
+        return ": it is a checkpoint directory already, which needs no import"
     files = sorted(
         p.name for p in folder.iterdir() if p.suffix in (".pth", ".pt", ".ckpt", ".msgpack")
     )

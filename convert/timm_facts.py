@@ -23,6 +23,7 @@ _HEADS: dict[str, dict[int, int]] = {
 }
 """Heads by width that timm and DeiT give to the sizes in an architecture's name."""
 
+_DEFAULT_CROP = 0.875
 _ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 
 
@@ -40,6 +41,8 @@ def folder_facts(config: Mapping[str, Any], label: str) -> Facts:
     top = Statement(config, label)
     trained = top.inside("pretrained_cfg") if top.has("pretrained_cfg") else top
     found = pixel_facts(trained) | _sizes(top, trained) | architecture_facts(top, "architecture")
+    if "crop" not in found:
+        found |= trained.fact("crop", _DEFAULT_CROP, "crop_pct (timm's default)")
     if top.has("model_args"):
         found |= _model_arguments(top.inside("model_args"))
     return found | _labels(top, trained)
@@ -110,11 +113,15 @@ def _model_arguments(said: Statement) -> Facts:
             found |= said.fact(ours, said.square(theirs), theirs)
     if said.has("reg_tokens"):
         found |= said.fact("num_registers", said.whole("reg_tokens", 0), "reg_tokens")
+    if said.has("global_pool"):
+        found |= said.fact("pooling", said.text("global_pool"), "global_pool")
     if said.has("act_layer") and isinstance(said.values["act_layer"], str):
         name = said.text("act_layer")
         if name in _ACTIVATIONS:
             found |= said.fact("mlp", _ACTIVATIONS[name], "act_layer")
-        elif name not in ("silu", "swish"):  # of gated MLPs
+        elif name in ("silu", "swish"):
+            found |= said.fact("gated", True, "act_layer")
+        else:
             raise InputError(
                 f"{said.label}: model_args.act_layer is {name!r}, which our models do not compute; "
                 f"known are {', '.join(_ACTIVATIONS)}."

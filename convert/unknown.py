@@ -50,6 +50,16 @@ def describe(head: bytes) -> str:
             return meaning
     if head[257:262] == b"ustar":
         return "is a tar archive. Unpack it first"
-    if text.startswith((b"{", b"[")):
-        return "is text (JSON), not weights"
+    if not head.strip(b"\0"):
+        return "starts with zeros alone: its download or copy was begun, not finished. Get it again"
+    if _is_text(head):
+        return "is text, not weights"
     return ""
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether a file starts with letters, of which the last may be cut."""
+    try:
+        return head[: max(len(head) - 3, 1)].decode().replace("\n", "").isprintable()
+    except UnicodeDecodeError:
+        return False

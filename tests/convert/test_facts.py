@@ -64,6 +64,13 @@ def test_a_stretched_picture_without_normalisation_is_prepared_as_timm_does(timm
     assert verify(tmp_path / "out", folder).passed
 
 
+def test_a_crop_that_a_timm_folder_leaves_out_is_timms_default(timm_folder, tmp_path):
+    folder = timm_folder(crop_pct=None)
+    import_checkpoint(folder, tmp_path / "out")
+    assert read_info(tmp_path / "out").preprocess.short_side == 36  # 32 px are 0.875 of it
+    assert verify(tmp_path / "out", folder).passed
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -82,6 +89,14 @@ def test_a_stretched_picture_without_normalisation_is_prepared_as_timm_does(timm
         ({"top": {"model_args": {"num_heads": 5}}}, r"says 5 heads, but .* width 24"),
         ({"top": {"model_args": {"act_layer": "relu"}}}, r"act_layer is 'relu'"),
         ({"top": {"global_pool": "map"}}, r"global_pool is 'map'"),
+        (
+            {"top": {"model_args": {"num_heads": 3, "global_pool": "map"}}},
+            r"model_args\.global_pool is 'map'",
+        ),
+        (
+            {"top": {"model_args": {"num_heads": 3, "act_layer": "silu"}}},
+            r"act_layer says that the MLPs are gated",
+        ),
         ({"top": {"pretrained_cfg": []}}, r"pretrained_cfg is a list"),
     ],
 )
@@ -144,7 +159,7 @@ def test_a_model_that_timm_builds_by_name_needs_no_assumption(torch, timm, tmp_p
     config = {"architecture": "vit_tiny_patch16_224", "model_args": {"img_size": 32}}
     config |= {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
     (folder / "config.json").write_text(json.dumps(config))
-    assert "crop 32 of" in convert("import", folder, tmp_path / "out")
+    assert "crop_pct (timm's default)" in convert("import", folder, tmp_path / "out")
     printed = convert("verify", tmp_path / "out", "--against", folder)
     assert "timm's vit_tiny_patch16_224 after timm's own transform" in printed
     assert "\nEqual.\n" in printed
@@ -325,10 +340,13 @@ def test_a_folder_that_does_not_say_its_type_is_verified_as_it_was_understood(
     [
         ("adapter_model.safetensors", "it holds an adapter alone. Merge it"),
         ("__0_0.distcp", "dcp_to_torch FOLDER FILE"),
+        ("saved_model.pb", "it is a model of TensorFlow"),
+        ("data.pkl", "it is a PyTorch file that was unpacked. Zip it again: zip -0"),
     ],
 )
 def test_folders_of_other_kinds_are_called_by_their_name(tmp_path, refused, name, message):
     (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "data").mkdir()
     assert message in refused("import", tmp_path, tmp_path / "out")
 
 
