@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import os
+import re
 from pathlib import Path
 
 from regvit_jax.errors import InputError
@@ -64,11 +66,12 @@ class FolderSource:
         if not files:
             raise InputError(
                 f"There are no images in {root} (looked for {', '.join(sorted(SUFFIXES))}, in "
-                "folders inside it too)."
+                f"folders inside it too){_instead(root)}."
             )
         _check_one_split(root, files)
         in_classes = all("/" in name for name in files)
         folders = {composed(name.partition("/")[0]) for name in files}
+        _check_classes(root, folders if in_classes else set())
         return cls(root, tuple(files), tuple(sorted(folders)) if in_classes else ())
 
 
@@ -88,6 +91,45 @@ def why_no_classes(source: Source) -> str:
         f"Beside the folders in {source.root} lie {len(strays)} images, first {strays[0]}. Move "
         "them into a class folder, or away."
     )
+
+
+def _instead(root: Path) -> str:
+    """What a folder without images holds, by one example."""
+    for parent, folders, names in os.walk(root):
+        folders.sort()
+        if visible := sorted(name for name in names if not name.startswith(".")):
+            found = os.path.relpath(os.path.join(parent, visible[0]), root)
+            return f"; it holds {found}" + (" and others" if len(visible) > 1 else "")
+    return ""
+
+
+def _check_classes(root: Path, folders: set[str]) -> None:
+    """Raises if folders are no classes: parts of a data set, or masks beside photographs.
+
+    Raises:
+      InputError: Says which folder to name.
+    """
+    if len(folders) > 1 and all(map(_SPLIT.fullmatch, folders)):
+        raise InputError(
+            f"The folders in {root} look like parts of a data set, not like classes: "
+            f"{', '.join(sorted(folders))}. Name one of them: --data {root / max(folders)}."
+        )
+    by_small = {folder.lower(): folder for folder in folders}
+    pictures, masks = (sorted(by_small[n] for n in by_small if n in names) for names in _LAYOUT)
+    if pictures and masks and len(pictures) + len(masks) == len(folders):
+        raise InputError(
+            f"{root} holds {masks[0]} beside {pictures[0]}: masks and labels are no photographs. "
+            f"Name that folder: --data {root / pictures[0]}."
+        )
+
+
+_SPLIT = re.compile(rf"({'|'.join(n for names in ALIASES.values() for n in names)})[\W\d_]*", re.I)
+_LAYOUT = (
+    {"images", "image", "imgs", "img", "jpegimages", "photos"},
+    {"masks", "mask", "labels", "annotations", "segmentation", "segmentations", "gt", "depth"}
+    | {"segmentationclass", "segmentationobject"},
+)
+"""Folders of photographs, and of what belongs to them, in small letters."""
 
 
 def _check_one_split(root: Path, files: list[str]) -> None:

@@ -28,6 +28,8 @@ MAX_SIDE = 65_535
 Picture = Image.Image | np.ndarray | str | bytes | Path
 """An image in memory, an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), or the path of a file."""
 
+_HEAD = 64  # bytes that tell what a file is
+
 # EXIF orientations that swap width and height, and what turns each of them upright.
 _LYING = frozenset({5, 6, 7, 8})
 _UPRIGHT = {
@@ -75,7 +77,7 @@ def read_image(file: Path | bytes, name: str | None = None, shrink: int = 1) -> 
     with _opened(file, name) as image:
         if shrink > 1:
             image.draft(None, (max(1, image.width // shrink), max(1, image.height // shrink)))
-        image.load()
+        _load(image, name)
         return _upright(image, name)
 
 
@@ -140,7 +142,7 @@ def to_image(picture: Picture) -> Image.Image:
     if isinstance(picture, ImageFile.ImageFile):
         name = str(getattr(picture, "filename", "") or "the image")
         with _damage_named(name):
-            picture.load()
+            _load(picture, name)
             return _upright(picture, name)
     if isinstance(picture, Image.Image):
         return picture if picture.mode == "RGB" else _to_rgb(picture, "the image")
@@ -166,9 +168,30 @@ def _opened(file: Path | bytes, name: str) -> Iterator[Image.Image]:
     with _damage_named(name):
         if not isinstance(file, bytes) and not stat.S_ISREG(os.stat(file).st_mode):
             raise InputError(f"{name} is no file.")  # opening a pipe would wait for ever
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+        try:
+            opened = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        except UnidentifiedImageError:
+            raise InputError(f"{name} is not an image that Pillow can read{_kind(file)}.") from None
+        with opened as image:
             _check_size(image, name)
             yield image
+
+
+def _kind(file: Path | bytes) -> str:
+    """What a file is that Pillow does not know, and what helps; empty if nothing is known."""
+    if not isinstance(file, bytes):
+        with open(file, "rb") as opened:
+            file = opened.read(_HEAD)
+    head = file[:_HEAD]
+    if not head.strip(b"\0"):
+        return ": it is empty. Its download or copy has failed"
+    if head.startswith(b"version https://git-lfs"):
+        return ": it is a Git LFS pointer. Run `git lfs pull`"
+    if head[4:8] == b"ftyp":
+        return ": it is HEIC or a film. Save it as JPEG"
+    if head.lstrip()[:1] == b"<":
+        return ": it is a web page or SVG. Download the image itself, or save it as PNG"
+    return ""
 
 
 @contextlib.contextmanager
@@ -207,6 +230,28 @@ def _check_size(image: Image.Image, name: str) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise InputError(f"{name} has {width} x {height} pixels. {_LIMITS}")
+
+
+def _load(image: Image.Image, name: str) -> None:
+    """Decodes a file.
+
+    Raises:
+      InputError: If it has colours of 16 bits, of which Pillow keeps the upper 8, and these are
+        nearly black: values of 12 bits or fewer were stored, it seems.
+    """
+    tiles = getattr(image, "tile", ())
+    is_cut = image.mode in _COLOURS and any(";16" in str(part) for tile in tiles for part in tile)
+    image.load()
+    bands = _COLOURS[image.mode] if is_cut else ()
+    if bands and 0 < max(image.getchannel(band).getextrema()[1] for band in bands) < 16:
+        raise InputError(
+            f"{name} has colours of 16 bits that are all below 4096, as of a camera of 12 bits, "
+            "whose range nothing tells. Save it with 8 bits per channel."
+        )
+
+
+_COLOURS = {"RGB": "RGB", "RGBA": "RGB", "LA": "L", "CMYK": "CMYK"}
+"""Channels by mode, without what says how transparent a pixel is."""
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:

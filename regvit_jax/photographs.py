@@ -48,4 +48,8 @@ def _several(pictures: Picture | Iterable[Picture]) -> list[Picture]:
         return list(pictures) if pictures.ndim == 4 else [pictures]
     if isinstance(pictures, str | bytes | os.PathLike | Image.Image):
         return [pictures]
+    if not isinstance(pictures, Iterable):
+        raise InputError(
+            f"Expected paths, Pillow images or NumPy arrays, got {type(pictures).__name__}."
+        )
     return list(pictures)

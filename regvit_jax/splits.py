@@ -42,8 +42,9 @@ def split_folders(root: Path, wanted: str | None = None) -> tuple[str, ...]:
     """
     folders = folder_names(root)
     known = {name for names in ALIASES.values() for name in names} | {wanted}
-    found = tuple(name for name in folders if name in known)
-    are_both_there = all(set(names) & set(found) for names in ALIASES.values())
+    found = tuple(name for name in folders if name in known or name.lower() in known)
+    small = {name.lower() for name in found}
+    are_both_there = all(set(names) & small for names in ALIASES.values())
     return found if wanted in found or are_both_there or len(found) == len(folders) else ()
 
 
@@ -51,9 +52,10 @@ def _own_name(name: str, known: Sequence[str], where: str) -> str:
     candidates = (name, *ALIASES.get(name, ()))
     if list(known) == [UNDIVIDED]:
         return UNDIVIDED
+    small = {own.lower(): own for own in known}
     for candidate in candidates:
-        if candidate in known:
-            return candidate
+        if candidate in known or candidate in small:
+            return candidate if candidate in known else small[candidate]
     raise InputError(
         f"{where} has no split {' or '.join(map(repr, dict.fromkeys(candidates)))}. It has "
         f"{', '.join(sorted(known)) or 'none'}."

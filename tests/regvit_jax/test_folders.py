@@ -59,3 +59,35 @@ def test_names_of_classes_are_the_same_however_the_disk_writes_them(tmp_path):
         sources.append(FolderSource.open(tmp_path / form))
     check_same_classes(*sources)
     assert [source[0].label for source in sources] == [0, 0]
+
+
+@pytest.mark.parametrize("names", [("Train", "Val"), ("TRAIN", "test"), ("training", "Validation")])
+def test_splits_are_known_however_they_are_capitalised(tmp_path, names):
+    for name in names:
+        put(tmp_path / name / "a/1.png")
+        put(tmp_path / name / "b/1.png")
+    source = open_source(str(tmp_path), "val")
+    assert source.class_names == ("a", "b")
+    assert source.root == tmp_path / names[1]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("train2017", "val2017"), r"look like parts of a data set.*--data .*val2017"),
+        (("images", "masks"), r"holds masks beside images.*--data .*images"),
+        (("JPEGImages", "SegmentationClass"), r"holds SegmentationClass beside JPEGImages"),
+    ],
+)
+def test_parts_and_masks_are_no_classes(tmp_path, names, message):
+    for name in names:
+        put(tmp_path / name / "1.png")
+    with pytest.raises(InputError, match=message):
+        open_source(str(tmp_path))
+
+
+def test_a_folder_without_images_says_what_it_holds(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train-00000.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"it holds data/train-00000\.parquet\."):
+        open_source(str(tmp_path))

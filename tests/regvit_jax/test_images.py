@@ -1,6 +1,8 @@
 """Does every kind of image file become three upright channels, or a clear error?"""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -43,6 +45,37 @@ def test_16_bits_are_scaled_and_not_clipped():
     np.testing.assert_array_equal(np.asarray(read_image(png(deep)))[..., 0], RAMP)
 
 
+def deep_png(values):
+    """A PNG file of 16 bits per channel, which Pillow reads and does not write."""
+    height, width, channels = values.shape
+    kind = {2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    file = b"\x89PNG\r\n\x1a\n"
+    for name, data in (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ):
+        file += struct.pack(">I", len(data)) + name + data
+        file += struct.pack(">I", zlib.crc32(name + data))
+    return file
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_colours_of_16_bits_are_read_and_those_of_12_bits_in_them_refused(channels, tmp_path):
+    colour = np.stack([RAMP] * channels, axis=-1).astype(np.uint16)
+    if channels != 3:
+        colour[..., -1] = 255  # opaque
+    path = tmp_path / "deep.png"
+    path.write_bytes(deep_png(colour * 257))
+    np.testing.assert_array_equal(np.asarray(read_image(path))[..., 0], RAMP)
+    colour[..., : channels - (channels != 3)] *= 16
+    colour[..., -1] = colour[..., -1] if channels == 3 else 65535
+    path.write_bytes(deep_png(colour))
+    with pytest.raises(InputError, match="colours of 16 bits that are all below 4096"):
+        read_image(path)
+
+
 def test_a_photograph_is_turned_upright(tmp_path):
     path = tmp_path / "turned.jpg"
     exif = Image.Exif()
@@ -57,8 +90,11 @@ def test_a_photograph_is_turned_upright(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is not an image"),
-        (b"<html>not found</html>", "is not an image"),
+        (b"", "is not an image .*: it is empty"),
+        (b"<html>not found</html>", "is not an image .*: it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"\0\0\0\x18ftypheic", "it is HEIC or a film. Save it as JPEG"),
+        (b"a letter", "is not an image that Pillow can read"),
         (png(Image.fromarray(COLOUR))[:200], "damaged or cut short"),
     ],
 )

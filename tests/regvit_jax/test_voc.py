@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from regvit_jax.annotations import read_annotation
 from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
 from regvit_jax.source import EncodedSource, Source
-from regvit_jax.voc import AssumedList, VocSource, read_annotation, voc_year
+from regvit_jax.voc import AssumedList, VocSource, voc_year
 
 OBJECT = """<object><name>{name}</name><truncated>{truncated}</truncated>
 <difficult>{difficult}</difficult><bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin>
@@ -155,3 +156,34 @@ def test_broken_and_dangerous_annotations_are_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InputError, match=f"000001.xml.*{message}"):
         read_annotation(path)
+
+
+@pytest.mark.parametrize(("spill", "is_taken"), [(0, True), (2, True), (3, False), (100, False)])
+def test_a_box_ends_where_its_image_does(year, spill, is_taken):
+    """The image has 20 x 16 px."""
+    text = annotation(CAT | {"box": (1 - spill, 1, 20 + spill, 16)})
+    (year / "Annotations/000000.xml").write_text(text)
+    source = VocSource.open(year)
+    if is_taken:
+        assert source.annotation(1).boxes.tolist() == [[0, 0, 20, 16]]
+    else:
+        with pytest.raises(InputError, match=r"has 20 x 16 px, but its annotation has a box"):
+            source.annotation(1)
+
+
+def test_a_list_that_names_an_image_twice_is_refused(year):
+    (year / "ImageSets/Main/trainval.txt").write_text("000000\n000001\n000000.jpg\n")
+    with pytest.raises(InputError, match="names '000000' twice"):
+        VocSource.open(year)
+
+
+def test_two_files_for_one_name_of_a_list_are_refused(year):
+    Image.new("RGB", (20, 16)).save(year / "JPEGImages/000001.png")
+    with pytest.raises(InputError, match=r"holds 000001\.jpg and 000001\.png"):
+        VocSource.open(year)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_of_windows_editors_are_read(year, encoding):
+    (year / "ImageSets/Main/trainval.txt").write_bytes("000000\r\n000001\r\n".encode(encoding))
+    assert VocSource.open(year).file_names == ("000000.jpg", "000001.jpg")

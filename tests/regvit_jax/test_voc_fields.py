@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from regvit_jax.annotations import read_annotation
 from regvit_jax.boxes import turned_upright
 from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
-from regvit_jax.voc import VocSource, read_annotation
+from regvit_jax.voc import VocSource
 
 BOX = "<bndbox><xmin>5</xmin><ymin>6</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
 
