@@ -243,7 +243,7 @@ def _load(image: Image.Image, name: str) -> None:
     is_cut = image.mode in _COLOURS and any(";16" in str(part) for tile in tiles for part in tile)
     image.load()
     bands = _COLOURS[image.mode] if is_cut else ()
-    if bands and 0 < max(image.getchannel(band).getextrema()[1] for band in bands) < 16:
+    if bands and 0 < max(np.asarray(image.getchannel(band)).max() for band in bands) < 16:
         raise InputError(
             f"{name} has colours of 16 bits that are all below 4096, as of a camera of 12 bits, "
             "whose range nothing tells. Save it with 8 bits per channel."
