@@ -133,6 +133,21 @@ class Inspect:
         sys.stdout.write(to_json(report) if self.json else to_table(report))
 
 
+@dataclasses.dataclass(frozen=True)
+class Families:
+    """Print which models can be imported: sizes, registers, where they are published, licence,
+    command, and what `verify` compares them with.
+    """
+
+    markdown: bool = False
+    """Print the page of the documentation instead."""
+
+    def __call__(self) -> None:
+        from regvit_jax.convert.families import to_markdown, to_text
+
+        sys.stdout.write(to_markdown() if self.markdown else to_text())
+
+
 def main() -> None:
     """Runs `regvit-convert`."""
     console.run(_main)
@@ -140,7 +155,13 @@ def main() -> None:
 
 def _main() -> None:
     command = tyro.extras.subcommand_cli_from_dict(
-        {"import": Import, "export": Export, "inspect": Inspect, "verify": Verify},
+        {
+            "import": Import,
+            "export": Export,
+            "inspect": Inspect,
+            "verify": Verify,
+            "families": Families,
+        },
         args=gathered(sys.argv[1:]),
         prog="regvit-convert",
         description=f"Convert checkpoints between PyTorch and regvit_jax. {console.VERSION_HINT}",

@@ -77,7 +77,7 @@ def parse(monkeypatch):
         from regvit_jax.convert import cli
 
         with monkeypatch.context() as patch:
-            for command in (cli.Import, cli.Export, cli.Inspect, cli.Verify):
+            for command in (cli.Import, cli.Export, cli.Inspect, cli.Verify, cli.Families):
                 patch.setattr(command, "__call__", lambda self: None)
             patch.setattr(sys, "argv", ["regvit-convert", *arguments])
             cli._main()
@@ -309,6 +309,13 @@ class Fetched(HTMLParser):
             self.addresses += [values[name] for name in ("src", "srcset") if values.get(name)]
         if tag == "link" and values.get("rel") not in ("canonical", "prev", "next"):
             self.addresses.append(values["href"])
+
+
+def test_the_table_of_models_is_the_one_that_the_command_prints():
+    from regvit_jax.convert.families import to_markdown
+
+    table = (ROOT / "docs" / "models.md").read_text().partition("<!-- made by")[2]
+    assert table.partition("-->\n\n")[2] == to_markdown()
 
 
 def test_the_site_builds_without_warnings_and_loads_nothing_from_elsewhere(tmp_path):
