@@ -51,7 +51,12 @@ class Analysis:
 
 ANALYSES: dict[str, Analysis] = {
     "norms": Analysis(NormsOptions, norms_command, norms_command.question),
-    "attention": Analysis(AttentionOptions, attention_command, attention_command.question),
+    "attention": Analysis(
+        AttentionOptions,
+        attention_command,
+        attention_command.question,
+        attention_command.check_models,
+    ),
     "similarity": Analysis(SimilarityOptions, similarity_command, similarity_command.question),
     "lost": Analysis(LostOptions, lost_command),
     "probe": Analysis(ProbeOptions, probe_command, check=open_labelled_parts),

@@ -118,6 +118,11 @@ def open_subjects(options: ImageOptions, question: str) -> list[Subject]:
         preprocess = _preprocess(info, options, question)
         # Asked here so that a size that does not fit ends the command before any work.
         DeiT3(info.model).layout((preprocess.height, preprocess.width, 3))
+        if info.model.num_channels != 3:
+            raise InputError(
+                f"{label} takes images of {info.model.num_channels} channels; the analyses show it "
+                "pictures, which have 3."
+            )
         subjects.append(Subject(label, path, info, preprocess))
     return subjects
 

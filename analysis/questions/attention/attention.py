@@ -56,8 +56,7 @@ def attention_rows(layer: int) -> Callable[[ViTTrace, TokenLayout], Rows]:
     """
 
     def reduce(trace: ViTTrace, layout: TokenLayout) -> Rows:
-        num_queries = 1 + layout.num_registers
-        rows = [block.attn[:, :, :num_queries] for block in trace.blocks if block]
+        rows = [layout.special(block.attn) for block in trace.blocks if block]
         mean = jnp.stack([row.mean(axis=1) for row in rows], axis=1)
         return Rows(
             measures(mean, layout),

@@ -15,6 +15,7 @@ from regvit_jax.analysis.engine.results import (
     estimate_columns,
 )
 from regvit_jax.analysis.engine.subjects import (
+    Subject,
     choose_images,
     choose_shown,
     images_json,
@@ -38,6 +39,7 @@ from regvit_jax.analysis.questions.attention.figures import (
 from regvit_jax.analysis.questions.attention.on_outliers import outlier_part
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate
 from regvit_jax.checkpoint import versions
+from regvit_jax.errors import InputError
 from regvit_jax.source import Source
 from regvit_jax.tokens import resolve_layers
 
@@ -52,9 +54,24 @@ def analyse(options: AttentionOptions) -> dict[str, Any]:
     return answer(question(options))
 
 
+def check_models(options: AttentionOptions) -> list[Subject]:
+    """The models, if all have a CLS token.
+
+    Raises:
+      InputError: If one has none, whose attention could be measured.
+    """
+    subjects = open_subjects(options, "attention")
+    if without := [s.label for s in subjects if not s.config.class_token]:
+        raise InputError(
+            f"attention asks where CLS looks, and {', '.join(without)} has no CLS token. Leave it "
+            "out, or ask norms, similarity, probe, lost and reconstruction."
+        )
+    return subjects
+
+
 def question(options: AttentionOptions) -> Question:
     """The question with its models and images opened."""
-    subjects = open_subjects(options, "attention")
+    subjects = check_models(options)
     for subject in subjects:  # a wrong layer ends the command before any work
         resolve_layers((options.layer,), subject.config.depth)
     source, indices = choose_images(options)

@@ -25,7 +25,7 @@ RESIDUAL = 0.5
 
 def rollout(trace: ViTTrace, layout: TokenLayout) -> Float[Array, "b q n"]:
     """What CLS and the registers draw from every patch; a query's sum is at most 1."""
-    rows: Any = jnp.eye(1 + layout.num_registers, layout.num_tokens)[None]
+    rows: Any = layout.special(jnp.eye(layout.num_tokens))[None]
     for block in reversed(trace.blocks):
         assert block is not None
         mean = block.attn.mean(axis=1)

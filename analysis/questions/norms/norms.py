@@ -274,8 +274,9 @@ def pooled_quantiles(values: Float[np.ndarray, "n p"], bootstrap: Bootstrap) -> 
 def _layer_summaries(store: NormStore, bootstrap: Bootstrap) -> Iterator[KindSummary]:
     layout = store.layout
     for name, norms in store.layers():
-        kinds = {"cls": norms[:, layout.cls]}
-        kinds |= {f"register_{i}": norms[:, i + 1 : i + 2] for i in range(layout.num_registers)}
+        kinds = {} if layout.cls is None else {"cls": norms[:, layout.cls]}
+        registers = norms[:, layout.registers]
+        kinds |= {f"register_{i}": registers[:, i : i + 1] for i in range(layout.num_registers)}
         kinds["patches"] = norms[:, layout.patches]
         for kind, values in kinds.items():
             yield KindSummary(name, kind, pooled_quantiles(values, bootstrap))

@@ -35,7 +35,6 @@ from regvit_jax.analysis.questions.probe.probe import (
     probe_kinds,
 )
 from regvit_jax.analysis.questions.probe.tokens import (
-    CLS,
     NORMAL,
     OUTLIER,
     TokenStore,
@@ -229,8 +228,12 @@ def _fits_json(result: KindResult, options: ProbeOptions, neighbours: bool) -> d
 
 
 def _between_kinds(probed: Probed, options: ProbeOptions) -> list[dict[str, Any]]:
-    """Each kind against CLS, and outliers against normal patches: on the images that have both."""
-    pairs = [(CLS, kind.kind) for kind in probed.kinds if kind.kind != CLS] + [(NORMAL, OUTLIER)]
+    """Each kind against CLS (or the mean patch of a model without), and outliers against normal
+    patches: on the images that have both.
+    """
+    kinds = [kind.kind for kind in probed.kinds]
+    pairs = [(kinds[0], kind) for kind in kinds[1:]]
+    pairs += [(NORMAL, OUTLIER)] if (NORMAL, OUTLIER) not in pairs else []
     rows = []
     for first, second in pairs:
         found = _difference(probed, first, probed, second, options)

@@ -59,12 +59,14 @@ def probed_tokens(stream: Stream) -> Callable[[ViTTrace, TokenLayout], ProbedTok
     return reduce
 
 
-def kind_names(num_registers: int) -> list[str]:
+def kind_names(num_registers: int, has_cls: bool = True) -> list[str]:
     """The kinds of token that a model has."""
-    kinds = [CLS, MEAN_PATCH, NORMAL, OUTLIER, *(f"register_{i}" for i in range(num_registers))]
+    kinds = [MEAN_PATCH, NORMAL, OUTLIER, *(f"register_{i}" for i in range(num_registers))]
     if num_registers > 1:
         kinds.append(MEAN_REGISTER)
-    return [*kinds, CLS_REGISTER] if num_registers else kinds
+    if not has_cls:
+        return kinds
+    return [CLS, *kinds, CLS_REGISTER] if num_registers else [CLS, *kinds]
 
 
 class TokenStore:
@@ -82,7 +84,7 @@ class TokenStore:
         num_patches = layout.num_patches
         self._num_largest = min(num_patches, max(_MIN_LARGEST, round(num_patches * MAX_SHARE)))
         self._num_random = min(num_patches, _SPARE * draws)
-        self._first_patch = 2 + layout.num_registers
+        self._first_patch = layout.num_specials + 1
         num_kept = self._num_largest + self._num_random
         self._columns = ColumnStore(
             {
@@ -114,7 +116,7 @@ class TokenStore:
         drawn = [self._generator(i, 0).permutation(norms.shape[1]) for i in batch.indices.tolist()]
         places = np.concatenate([largest, np.stack(drawn)[:, : self._num_random]], axis=1)
         patches = np.take_along_axis(tokens[:, self.layout.patches], places[..., None], axis=1)
-        others = tokens[:, : self.layout.patches.start]
+        others = self.layout.special(tokens)
         mean = np.asarray(reduced.mean_patch)[:, None]
         self._columns.append(
             {
@@ -129,7 +131,7 @@ class TokenStore:
 
     @property
     def kinds(self) -> list[str]:
-        return kind_names(self.layout.num_registers)
+        return kind_names(self.layout.num_registers, self.layout.has_cls)
 
     @property
     def num_images(self) -> int:
@@ -167,13 +169,15 @@ class TokenStore:
             parts = [self.features(k, draw, cut) for k in (CLS, MEAN_REGISTER)]
             return np.concatenate(parts, axis=1)
         if kind == MEAN_REGISTER:
-            return self._vectors()[:, self.layout.registers].mean(axis=1)
+            registers = slice(self.layout.has_cls, self.layout.num_specials)
+            return self._vectors()[:, registers].mean(axis=1)
         if kind == OUTLIER:
             return self._vectors()[np.arange(self.num_images), self._outlier_slot(draw, cut)]
         if kind == NORMAL:
             return self._vectors()[np.arange(self.num_images), self._normal_slot(draw, cut)]
-        slots = {CLS: 0, MEAN_PATCH: 1 + self.layout.num_registers}
-        slots |= {f"register_{i}": 1 + i for i in range(self.layout.num_registers)}
+        slots = {CLS: 0, MEAN_PATCH: self.layout.num_specials}
+        first = int(self.layout.has_cls)
+        slots |= {f"register_{i}": first + i for i in range(self.layout.num_registers)}
         return np.array(self._vectors()[:, slots[kind]])
 
     def has_outlier(self, cut: float) -> Bool[np.ndarray, " n"]:
