@@ -66,8 +66,10 @@ class ImageOptions:
             raise InputError(f"--num-shown must be at least 1, got {self.num_shown}.")
         if self.bootstrap < 100:
             raise InputError(f"--bootstrap needs at least 100 resamples, got {self.bootstrap}.")
-        if self.seed < 0:
-            raise InputError(f"--seed must be 0 or more, got {self.seed}.")
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"--seed must be in [0, 2^31), got {self.seed}.")
+        if self.image_size is not None and self.image_size < 1:
+            raise InputError(f"--image-size must be at least 1 px, got {self.image_size}.")
 
     def configuration(self) -> dict[str, Any]:
         """The options that results depend on, as JSON; where they are written is not one.

@@ -7,7 +7,7 @@ from regvit_jax.image_files import are_several, open_files
 from regvit_jax.image_folder import FolderSource
 from regvit_jax.prepared import find_prepared, newest, prepared_in
 from regvit_jax.source import Source
-from regvit_jax.splits import resolve_split, split_folders
+from regvit_jax.splits import check_whole, resolve_split, split_folders
 from regvit_jax.voc import VocSource, voc_year
 
 
@@ -24,7 +24,10 @@ def open_source(data: str, split: str = "val") -> Source:
     Raises:
       InputError: If there are no images there.
     """
+    if not data.strip():
+        raise InputError("Nothing is named after --data. Is a variable of your shell empty?")
     if are_several(data):
+        check_whole(split, "Images that are named")
         return open_files(data)
     root = Path(data).expanduser()
     if data == "digits" and not root.exists():
@@ -34,6 +37,7 @@ def open_source(data: str, split: str = "val") -> Source:
     if root.is_dir():
         return _open_folder(root, split)
     if root.is_file():
+        check_whole(split, "Images that are named")
         return open_files(data)
     if root.exists() or data.startswith((".", "/", "~")):
         raise InputError(f"There is no folder {data}. Expected images, or one folder a class.")
@@ -52,4 +56,6 @@ def _open_folder(root: Path, split: str) -> Source:
         return VocSource.open(root, split)
     if splits := split_folders(root, split):
         root = root / resolve_split(split, splits, str(root))
+    else:
+        check_whole(split, f"The images in {root}")
     return FolderSource.open(root)

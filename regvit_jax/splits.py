@@ -16,6 +16,10 @@ UNDIVIDED = "whole"
 """The split of a data set that has no others; it stands for each, as an undivided folder does."""
 
 
+_USUAL = {name for names in ALIASES.values() for name in names} | {UNDIVIDED, "trainval"}
+"""What the whole of a data set without splits may be called."""
+
+
 def resolve_split(split: str, known: Sequence[str], where: str) -> str:
     """A split in the data set's own words.
 
@@ -30,6 +34,23 @@ def resolve_split(split: str, known: Sequence[str], where: str) -> str:
     parts = (part.strip().partition("[") for part in split.split("+"))
     own = (_own_name(name, known, where) + bracket + rest for name, bracket, rest in parts)
     return "+".join(dict.fromkeys(own))  # train+val of an undivided data set is all of it, once
+
+
+def check_whole(split: str, where: str) -> None:
+    """Does nothing if a split can stand for all images, of data that have no parts.
+
+    Args:
+      split: As the user says.
+      where: What the error calls the data.
+
+    Raises:
+      InputError: If it is no usual name of a split, or a part of one.
+    """
+    if not all(part.strip().lower() in _USUAL for part in split.split("+")):
+        raise InputError(
+            f"{where} have no parts, so there is no {split!r} of them. Leave out --split to take "
+            "all; --num-images takes some."
+        )
 
 
 def split_folders(root: Path, wanted: str | None = None) -> tuple[str, ...]:
@@ -50,7 +71,7 @@ def split_folders(root: Path, wanted: str | None = None) -> tuple[str, ...]:
 
 def _own_name(name: str, known: Sequence[str], where: str) -> str:
     candidates = (name, *ALIASES.get(name, ()))
-    if list(known) == [UNDIVIDED]:
+    if list(known) == [UNDIVIDED] and name.lower() in _USUAL:
         return UNDIVIDED
     small = {own.lower(): own for own in known}
     for candidate in candidates:

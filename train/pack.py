@@ -61,6 +61,8 @@ class PackOptions:
             raise InputError(
                 f"A data set's name is made of small letters, digits and _, got {self.name!r}."
             )
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"seed must be in [0, 2^31), got {self.seed}.")
         if self.shards is not None and self.shards < 1:
             raise InputError(f"shards must be at least 1, got {self.shards}.")
 

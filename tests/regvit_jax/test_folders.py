@@ -91,3 +91,20 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path):
     (tmp_path / "data/train-00000.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"it holds data/train-00000\.parquet\."):
         open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("split", ["vla", "train[:50%]", "", "train+vla"])
+def test_a_part_of_a_folder_without_parts_is_refused(tmp_path, split):
+    put(tmp_path / "a/1.png")
+    for data in (tmp_path, tmp_path / "a/1.png", tmp_path / "a/*.png"):
+        with pytest.raises(InputError, match=r"have no parts.*Leave out --split"):
+            open_source(str(data), split)
+        assert len(open_source(str(data), "train")) == len(open_source(str(data), "trainval")) == 1
+
+
+@pytest.mark.parametrize("data", ["", " "])
+def test_data_that_are_not_named_are_not_those_of_the_current_folder(tmp_path, monkeypatch, data):
+    put(tmp_path / "a/1.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="Nothing is named after --data"):
+        open_source(data)
