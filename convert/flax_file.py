@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from regvit_jax.convert.machine import unread
-from regvit_jax.convert.pickles import ITEM_SIZES
 from regvit_jax.convert.stored import Stored, mapped_view, numpy_dtype
+from regvit_jax.convert.torch_types import ITEM_SIZES
 from regvit_jax.errors import InputError
 
 MAX_VALUES = 300_000

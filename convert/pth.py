@@ -17,6 +17,7 @@ import numpy as np
 from regvit_jax.convert import archive, pickles
 from regvit_jax.convert.archive import ZIP_MAGIC, Span
 from regvit_jax.convert.stored import Stored, mapped_view, numpy_dtype, view
+from regvit_jax.convert.torch_types import Storage, Tensor
 from regvit_jax.errors import InputError
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -37,18 +38,18 @@ class PthFile:
     ) -> None:
         self.path = path
         self.content = content
-        """The saved object, with a `pickles.Tensor` for every tensor."""
+        """The saved object, with a `Tensor` for every tensor."""
         is_zip = mapped[:4] == ZIP_MAGIC
         self.format = "PyTorch file" if is_zip else "PyTorch file (written before torch 1.6)"
         self._mapped, self._storages = mapped, storages
         self._checked: set[str] = set()
         self._unpacked = ("", b"")
 
-    def stored(self, tensor: pickles.Tensor) -> Stored:
+    def stored(self, tensor: Tensor) -> Stored:
         """A tensor of `content`, still unread."""
         return Stored(tensor.shape, tensor.storage.dtype, lambda: self._array(tensor))
 
-    def _array(self, tensor: pickles.Tensor) -> np.ndarray:
+    def _array(self, tensor: Tensor) -> np.ndarray:
         """A view of the file, whose checksum is compared when a storage is first read."""
         dtype, key = self._dtype(tensor.storage.dtype), tensor.storage.key
         span, skipped = self._storages[key], tensor.offset * dtype.itemsize
@@ -141,7 +142,7 @@ def _read_legacy(
 
 
 def _legacy_spans(
-    path: Path, mapped: mmap.mmap, storages: list[pickles.Storage], offset: int
+    path: Path, mapped: mmap.mmap, storages: list[Storage], offset: int
 ) -> dict[str, Span]:
     """Where storages lie, each behind its number of values, up to the very end of the file."""
     spans = {}

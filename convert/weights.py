@@ -13,9 +13,9 @@ from regvit_jax.convert.addresses import Role
 from regvit_jax.convert.facts import Facts
 from regvit_jax.convert.folder import Listing, open_folder
 from regvit_jax.convert.naming import Wanted, choose
-from regvit_jax.convert.pickles import Tensor
 from regvit_jax.convert.recognise import recognise
 from regvit_jax.convert.stored import Stored
+from regvit_jax.convert.torch_types import Tensor
 from regvit_jax.convert.unknown import EXPECTED, describe
 from regvit_jax.errors import InputError
 

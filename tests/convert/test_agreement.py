@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from regvit_jax import InputError
-from regvit_jax.convert import addresses, pickles, pth, safetensors
+from regvit_jax.convert import addresses, pth, safetensors
+from regvit_jax.convert.torch_types import Tensor
 
 NUM_CASES = 200
 ODD = [None, True, -1, 0, 1.5, 10**9, 10**30, "x", "F32", "F8_E4M3", [], {}, [0, 8], [[1]], 2**63]
@@ -183,7 +184,7 @@ def test_a_tensor_of_a_damaged_pytorch_file_is_the_one_that_torch_reads(
         try:
             file = pth.read(path) if data else None
             content = file.content if file and type(file.content) is dict else {}
-            found = addresses.find(content, pickles.Tensor).tensors
+            found = addresses.find(content, Tensor).tensors
             stored = {name: file.stored(x) for name, x in found.items()}
             ours = {name: (x.read(), x.shape, x.dtype) for name, x in stored.items()}
         except InputError:

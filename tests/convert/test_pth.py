@@ -7,7 +7,7 @@ import pytest
 
 from regvit_jax import InputError
 from regvit_jax.convert import pth
-from regvit_jax.convert.pickles import Tensor
+from regvit_jax.convert.torch_types import Tensor
 
 DTYPES = ["float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8"]
 
