@@ -30,6 +30,12 @@ _HUGGING_FACE = Dialect(
     pos_resampling="plain",
 )
 
+_NEW_HUGGING_FACE = {
+    "qkv": ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    "proj": "attention.o_proj",
+}
+"""What transformers 5 calls these in memory; its files keep the old names."""
+
 _MMPRETRAIN = Dialect(
     title="MMPretrain",
     head="head.layers.head",
@@ -295,6 +301,9 @@ DIALECTS: dict[str, Dialect] = {
         dropped=("embeddings.mask_token",),
         mask_token="embeddings.mask_token",
         gated_layers=("mlp.weights_in", "mlp.weights_out"),
+        spellings=(
+            _NEW_HUGGING_FACE | {"gated_layers": ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")},
+        ),
         crop_fraction=0.875,
         eval_px=224,
         published=_DINOV2,
@@ -360,6 +369,9 @@ DIALECTS: dict[str, Dialect] = {
         norm1="layernorm_before",
         norm2="layernorm_after",
         mlp_layers=("intermediate.dense", "output.dense"),
+        spellings=(
+            _NEW_HUGGING_FACE | {"block": "layers.{}", "mlp_layers": ("mlp.fc1", "mlp.fc2")},
+        ),
         layer_norm_epsilon=1e-12,
         is_squashed=True,
         interpolation="bilinear",

@@ -12,7 +12,7 @@ from regvit_jax.convert.addresses import common_start
 from regvit_jax.convert.dialect import Dialect
 from regvit_jax.convert.dialects import DIALECTS
 from regvit_jax.convert.infer import infer
-from regvit_jax.convert.rules import rules
+from regvit_jax.convert.rules import their_shapes
 from regvit_jax.convert.stored import Stored
 from regvit_jax.convert.transforms import Shape
 from regvit_jax.errors import InputError
@@ -141,7 +141,7 @@ def _related(tensors: Mapping[str, Stored]) -> list[str]:
     """The families with the most names in common, by the first block and what lies around it."""
     common = {family: _num_common(dialect, tensors) for family, dialect in DIALECTS.items()}
     most = max(common.values())
-    return [family for family, count in common.items() if 2 * count >= most]
+    return [family for family, count in common.items() if 3 * count >= 2 * most]
 
 
 def _num_common(dialect: Dialect, tensors: Mapping[str, Stored]) -> int:
@@ -157,13 +157,15 @@ def _matches(family: str, tensors: Mapping[str, Stored]) -> list[Match]:
 def _match(
     family: str, dialect: Dialect, tensors: Mapping[str, Stored], known: Mapping[str, Any]
 ) -> Match:
-    idle = sorted(name for name in tensors if dialect.is_dropped(name) or name in _IDLE)
+    idle = sorted(
+        name
+        for name, tensor in tensors.items()
+        if dialect.is_dropped(name) or name in _IDLE or 0 in tensor.shape
+    )
     found = {name: tensor.shape for name, tensor in tensors.items() if name not in idle}
     fields = infer(dialect, found, known)
     config, contradiction = _possible(fields | {"num_heads": fields["num_heads"] or 1})
-    expected: dict[str, Shape] = {}
-    for rule in rules(dialect, config):
-        expected |= rule.their_shapes()
+    expected = their_shapes(dialect, config)
     both = [name for name in found if name in expected]
     return Match(
         family=family,

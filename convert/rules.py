@@ -61,7 +61,36 @@ class Layout(NamedTuple):
 
 def rules(dialect: Dialect, config: ViTConfig) -> Iterator[Rule]:
     """The complete table of a model in a dialect."""
-    d, dim, layout = dialect, config.embed_dim, _layout(dialect, config)
+    layout = _layout(dialect, config)
+    yield from _first(dialect, config, layout)
+    block = list(_block(dialect, config, layout))
+    for i in range(config.depth):
+        prefix = f"{dialect.block.format(i)}."
+        yield from (rule.inside(f"blocks_{i}/", prefix) for rule in block)
+    yield from _last(dialect, config, layout)
+
+
+def their_shapes(dialect: Dialect, config: ViTConfig) -> dict[str, Shape]:
+    """Names and shapes of all tensors of a model in a dialect."""
+    layout = _layout(dialect, config)
+    shapes = _shapes(_first(dialect, config, layout))
+    block = _shapes(_block(dialect, config, layout))
+    for i in range(config.depth):
+        prefix = dialect.block.format(i)
+        shapes |= {f"{prefix}.{name}": shape for name, shape in block.items()}
+    return shapes | _shapes(_last(dialect, config, layout))
+
+
+def _shapes(table: Iterator[Rule]) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {}
+    for rule in table:
+        shapes |= rule.their_shapes()
+    return shapes
+
+
+def _first(d: Dialect, config: ViTConfig, layout: Layout) -> Iterator[Rule]:
+    """The rules of what comes before the blocks."""
+    dim = config.embed_dim
     yield from _tokens(d, config)
     size = (config.patch_size, config.patch_size, config.num_channels, dim)
     yield Rule({"patch_embed/kernel": size}, (d.matrix(d.patch_embed),), layout.conv)
@@ -69,9 +98,11 @@ def rules(dialect: Dialect, config: ViTConfig) -> Iterator[Rule]:
         yield Rule({"patch_embed/bias": (dim,)}, (d.tensor(d.patch_embed, "bias"),), SAME)
     if config.norm_pre and d.norm_pre:
         yield from _norm(d, config, "norm_pre", dim, d.norm_pre)
-    block = list(_block(dialect, config, layout))
-    for i in range(config.depth):
-        yield from (rule.inside(f"blocks_{i}/", f"{d.block.format(i)}.") for rule in block)
+
+
+def _last(d: Dialect, config: ViTConfig, layout: Layout) -> Iterator[Rule]:
+    """The rules of what comes after them."""
+    dim = config.embed_dim
     if config.pooled_norm:
         yield from _norm(d, config, "fc_norm", dim, d.fc_norm or d.norm)
     else:
