@@ -5,14 +5,7 @@ from collections.abc import Iterator
 
 from regvit_jax.convert.dialects import DIALECTS, ExportFamily
 from regvit_jax.convert.published import PUBLISHED, Published
-
-VERIFIED: dict[str, str] = {
-    **dict.fromkeys(("hf", "hf-vit", "hf-dinov3", "hf-clip"), "transformers"),
-    "torchvision": "torchvision",
-    **dict.fromkeys(("deit3-jax", "vit5", "deit-distilled"), ""),
-}
-"""Whose code `regvit-convert verify` runs beside ours, where it is not timm; "": nobody's, only the
-weights are compared."""
+from regvit_jax.convert.references import library_of
 
 _HEADER = ("family", "models", "registers", "published at", "licence", "export", "verified with")
 
@@ -49,7 +42,7 @@ def _commands() -> Iterator[tuple[str, str]]:
 
 def _cells(item: Published) -> tuple[str, ...]:
     exported = item.family in typing.get_args(ExportFamily)
-    library = VERIFIED.get(item.family, "timm")
+    library = library_of(item.family)
     return (
         item.family,
         item.models,

@@ -119,7 +119,7 @@ def _stored(tensor: Any) -> Stored:
 
 def _facts(module: Any) -> Facts:
     """What a module says of itself: transformers' configuration, or what its parts are."""
-    config = getattr(module, "config", None)
+    config: Any = getattr(module, "config", None)
     if hasattr(config, "to_json_string"):
         label = "the model's config"
         return model_facts(

@@ -12,16 +12,17 @@ from regvit_jax.config import ViTConfig
 from regvit_jax.convert import references_timm, references_torchvision, references_transformers
 from regvit_jax.convert.reference import Reference
 
-_BUILDERS = {
-    references_timm.build: references_timm.FAMILIES,
-    references_transformers.build: references_transformers.FAMILIES,
-    references_torchvision.build: ("torchvision",),
+_LIBRARIES = {
+    "timm": (references_timm.build, references_timm.FAMILIES),
+    "transformers": (references_transformers.build, references_transformers.FAMILIES),
+    "torchvision": (references_torchvision.build, ("torchvision",)),
 }
+"""By name: what builds its models, and of which families."""
 
 
-def has_reference(family: str) -> bool:
-    """Whether a library that can be installed has models of a family."""
-    return any(family in families for families in _BUILDERS.values())
+def library_of(family: str) -> str:
+    """The library that has models of a family; empty if none of these has."""
+    return next((name for name, (_, known) in _LIBRARIES.items() if family in known), "")
 
 
 def build_reference(
@@ -39,7 +40,7 @@ def build_reference(
       ImportError: If torch, or the family's library, is not installed.
       InputError: If the family's own model does not take exactly these tensors.
     """
-    for build, families in _BUILDERS.items():
-        if family in families:
-            return build(source, family, config, tensors)
-    return None
+    library = library_of(family)
+    if not library:
+        return None
+    return _LIBRARIES[library][0](source, family, config, tensors)

@@ -106,7 +106,9 @@ def verify(
         rows += pixel_rows
         known = theirs.knows + (reference.knows if reference else ())
         if reference is None:
-            method = f"{ONLY_WEIGHTS}, because no library has the family {family}; "
+            method = (
+                f"{ONLY_WEIGHTS}, because no library is known here that has the family {family}; "
+            )
             method += f"compared pixels with {theirs.title}, on {described}"
         else:
             method = f"Ran both networks in float32, on {described}; the other side is "

@@ -81,7 +81,7 @@ def test_probes_read_the_vectors_of_their_kind(layout):
 def test_a_model_without_cls_is_not_asked_where_cls_looks(tmp_path, save_tiny):
     folder = save_tiny(class_token=False, pooling="patches", pooled_norm=True)
     options = AttentionOptions(checkpoint=(folder,), data="digits", out=tmp_path / "out")
-    with pytest.raises(InputError, match="has no CLS token"):
+    with pytest.raises(InputError, match="without a CLS token: tiny"):
         check_models(options)
 
 

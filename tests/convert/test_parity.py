@@ -284,3 +284,166 @@ def test_clip_of_transformers(torch, transformers, tmp_path):
     assert match.config.mlp == "quick_gelu"
     theirs = hugging_face(torch, model, interpolate_pos_encoding=True)
     assert_same(ours, theirs)
+
+
+def vit5(torch, state, images, registers=4):
+    """ViT-5 in plain PyTorch, depth 2, width 24, 3 heads, trained on 4 x 4 patches.
+
+    Written from the equations of arXiv:2602.08071 and what `models_vit5.py` and `rope.py` of
+    wangf3014/ViT-5 compute: RMSNorm, no biases of query, key and value, norms of queries and keys,
+    registers after the patches, rotations of patches (base 10,000) and registers (base 100).
+    """
+
+    def rms(x, name):
+        return state[f"{name}.weight"] * x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
+
+    def spin(rows, cols, trained, base):
+        """Complex factors of the 4 pairs of channels of every patch of a grid."""
+        slow = base ** -(torch.arange(2.0) / 2)
+        row, col = torch.meshgrid(
+            torch.arange(rows) * trained[0] / rows,
+            torch.arange(cols) * trained[1] / cols,
+            indexing="ij",
+        )
+        angles = torch.cat([p.reshape(-1, 1) * slow for p in (row, col)], dim=1)
+        return torch.polar(torch.ones_like(angles), angles)
+
+    pixels = torch.from_numpy(images.transpose(0, 3, 1, 2))
+    batch, _, height, width = pixels.shape
+    rows, cols = height // 8, width // 8
+    conv = torch.nn.functional.conv2d
+    x = conv(pixels, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], 8)
+    x = x.flatten(2).transpose(1, 2) + state["pos_embed"]
+    ends = [state[name].expand(batch, -1, -1) for name in ("cls_token", "reg_token")]
+    x = torch.cat([ends[0], x, ends[1]], dim=1)
+    still = torch.ones(1, 4, dtype=torch.complex64)
+    spins = [still, spin(rows, cols, (4, 4), 1e4), spin(2, 2, (2, 2), 100.0)]
+    spins = torch.cat(spins)[None, :, None]
+    seen = {}
+    for i in range(2):
+        block = f"blocks.{i}"
+        qkv = rms(x, f"{block}.norm1") @ state[f"{block}.attn.qkv.weight"].T
+        query, key, value = qkv.reshape(batch, -1, 3, 3, 8).unbind(2)
+        query, key = (rms(z, f"{block}.attn.{n}_norm") for n, z in (("q", query), ("k", key)))
+        query, key = (
+            torch.view_as_real(
+                torch.view_as_complex(z.reshape(*z.shape[:-1], 4, 2).contiguous()) * spins
+            ).flatten(-2)
+            for z in (query, key)
+        )
+        attn = torch.einsum("btke,bske->bkts", query, key) / 8**0.5
+        attn = attn.softmax(-1)
+        seen[f"attention of block {i}"] = attn.numpy()
+        out = torch.einsum("bkts,bske->btke", attn, value).flatten(2)
+        out = out @ state[f"{block}.attn.proj.weight"].T + state[f"{block}.attn.proj.bias"]
+        x = x + state[f"{block}.gamma_1"] * out
+        hidden = rms(x, f"{block}.norm2") @ state[f"{block}.mlp.fc1.weight"].T
+        hidden = torch.nn.functional.gelu(hidden + state[f"{block}.mlp.fc1.bias"])
+        out = hidden @ state[f"{block}.mlp.fc2.weight"].T + state[f"{block}.mlp.fc2.bias"]
+        x = x + state[f"{block}.gamma_2"] * out
+        seen[f"tokens after block {i}"] = x.numpy()
+    x = rms(x, "norm")
+    logits = x[:, 0] @ state["head.weight"].T + state["head.bias"]
+    return seen | {"tokens after the last norm": x.numpy(), "logits": logits.numpy()}
+
+
+def test_vit5_against_its_equations(torch, tmp_path, as_family_has_it):
+    from regvit_jax import ViTConfig
+    from regvit_jax.convert.dialects import DIALECTS
+    from regvit_jax.convert.rules import their_shapes
+
+    sizes = {"embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8, "image_size": 32}
+    config = as_family_has_it(ViTConfig(**sizes, num_classes=5), "vit5")
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        name: 0.3 * torch.randn(shape, generator=generator)
+        for name, shape in their_shapes(DIALECTS["vit5"], config).items()
+    }
+    freqs = {"blocks.0.attn.rope.freqs": torch.ones(2)}
+    torch.save({"model": state | freqs}, tmp_path / "file.pth")
+    match, ours = traced(tmp_path / "file.pth", "vit5")
+    assert match.config == config
+    assert match.dropped == ["blocks.0.attn.rope.freqs"]
+    assert_same(ours, lambda images: vit5(torch, state, images), SIZES[:1])
+    # Other sizes: its own code takes none with learned positions; ours resamples these.
+    resized = ours(images_of(SIZES[2]))["logits"]
+    assert np.isfinite(resized).all()
+
+
+def test_what_a_headless_vit_is_depends_on_what_one_says(torch, tiny_vit, convert, tmp_path):
+    """DINO, MAE and augreg have the same names, and other pixels."""
+    model = tiny_vit(0, no_embed_class=False, init_values=None, num_classes=0)
+    torch.save(model.state_dict(), tmp_path / "plain.pth")
+    decoder = {"mask_token": torch.zeros(1, 1, 8), "decoder_embed.weight": torch.zeros(8, 24)}
+    torch.save({"model": model.state_dict() | decoder}, tmp_path / "mae.pth")
+    said = {
+        "plain": convert("import", tmp_path / "plain.pth", tmp_path / "1", "--num-heads", 3),
+        "mae": convert("import", tmp_path / "mae.pth", tmp_path / "2", "--num-heads", 3),
+        "augreg": convert(
+            *("import", tmp_path / "plain.pth", tmp_path / "3"),
+            *("--num-heads", 3, "--family", "augreg"),
+        ),
+    }
+    assert "a headless ViT is DINO's" in said["plain"]
+    assert "--family" in said["plain"]
+    assert "from MAE (the encoder)" in said["mae"]
+    assert "mask_token" in said["mae"]
+    assert "mean and std 0.5" in said["augreg"]
+
+
+def test_a_distillation_token_is_read_as_a_register(torch, timm, tmp_path):
+    from timm.models.deit import VisionTransformerDistilled
+
+    model = shaken(torch, VisionTransformerDistilled(**TINY, num_classes=5))
+    torch.save(model.state_dict(), tmp_path / "file.pth")
+    match, ours = traced(tmp_path / "file.pth", "deit-distilled")
+    assert match.config.num_registers == 1
+    assert len(match.dropped) == 4  # two heads
+    theirs = tapped(torch, model)
+
+    def without_heads(images):
+        found = theirs(images)
+        return found | {"logits": found["tokens after the last norm"][:, 0]}
+
+    assert_same(ours, without_heads, SIZES[:1])
+
+
+def test_a_rectangular_grid_of_positions_is_taken_as_it_is_given(torch, timm, tmp_path, refused):
+    from timm.models.vision_transformer import VisionTransformer
+
+    options = TINY | {"img_size": (24, 48), "num_classes": 5, "dynamic_img_size": True}
+    model = shaken(torch, VisionTransformer(**options, no_embed_class=True, reg_tokens=1))
+    torch.save(model.state_dict(), tmp_path / "file.pth")
+    message = refused("import", tmp_path / "file.pth", tmp_path / "out", "--num-heads", 3)
+    assert "give their rows and columns: --grid" in message
+    match, ours = traced(tmp_path / "file.pth", None, grid=(3, 6))
+    assert match.config.grid == (3, 6)
+    assert_same(ours, tapped(torch, model), ((24, 48), (32, 32)))
+
+
+def test_dinov2_with_its_linear_head_reads_cls_and_the_mean_patch(torch, timm, tmp_path):
+    """As `torch.hub` saves `dinov2_vits14_reg_lc`: the backbone, and a head beside it."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    options = TINY | {"num_classes": 0, "init_values": 0.3, "reg_tokens": 2}
+    model = shaken(torch, VisionTransformer(**options, no_embed_class=True, dynamic_img_size=True))
+    state = {"backbone.mask_token": torch.zeros(1, 24)}
+    for name, tensor in model.state_dict().items():
+        state[f"backbone.{name.replace('reg_token', 'register_tokens')}"] = tensor
+    blank = torch.zeros(1, 1, 24)
+    state["backbone.pos_embed"] = torch.cat([blank, state["backbone.pos_embed"]], dim=1)
+    head = torch.nn.Linear(48, 5)
+    state |= {f"linear_head.{k}": v for k, v in head.state_dict().items()}
+    torch.save(state, tmp_path / "file.pth")
+    match, ours = traced(tmp_path / "file.pth", "dinov2")
+    assert match.config.pooling == "cls_and_patches"
+    run = tapped(torch, model)
+
+    def theirs(images):
+        found = run(images)
+        tokens = torch.from_numpy(found["tokens after the last norm"])
+        pooled = torch.cat([tokens[:, 0], tokens[:, 3:].mean(1)], dim=1)
+        with torch.no_grad():
+            return found | {"logits": head(pooled).numpy()}
+
+    assert_same(ours, theirs)

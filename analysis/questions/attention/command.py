@@ -63,8 +63,8 @@ def check_models(options: AttentionOptions) -> list[Subject]:
     subjects = open_subjects(options, "attention")
     if without := [s.label for s in subjects if not s.config.class_token]:
         raise InputError(
-            f"attention asks where CLS looks, and {', '.join(without)} has no CLS token. Leave it "
-            "out, or ask norms, similarity, probe, lost and reconstruction."
+            f"attention asks where CLS looks; without a CLS token: {', '.join(without)}. Ask "
+            "norms, similarity, probe, lost and reconstruction instead."
         )
     return subjects
 
