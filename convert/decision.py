@@ -103,14 +103,32 @@ def decide(weights: Weights, label: str, family: str | None, choices: Choices) -
         why = "MAE's and augreg's tensors have the same names"
         assumed.append(Assumed("family", "dino", "--family", "a headless ViT is DINO's", why))
     left_out = []
+    used = _used(weights.facts, choices)
     if has_head and (hint := weights.facts.get("class_names_of_training")):
         if len(hint.value) == match.config.num_classes:
             names = names or hint
         else:
             left_out = [f"{hint.where} ({len(hint.value)} names for other outputs)"]
-    used = {name: fact.where for name, fact in weights.facts.items()}
+            del used["class_names_of_training"]
     class_names = names.value if names else ()
     return Decision(match, preprocess, class_names, heads + more + assumed, used, left_out)
+
+
+def _used(facts: Facts, choices: Choices) -> dict[str, str]:
+    """Where each fact is written that no choice of the user's replaces."""
+    replaced = {name for choice in choices.said for name in _REPLACES.get(choice, (choice,))}
+    return {name: fact.where for name, fact in facts.items() if name not in replaced}
+
+
+_REPLACES = {
+    "num_heads": ("num_heads", "architecture_heads"),
+    "crop": ("crop", "short_side", "resize", "crop_start"),
+    "short_side": ("crop", "short_side", "resize", "crop_start"),
+    "image_size": ("image_size", "eval_px"),
+    "epsilon": ("layer_norm_epsilon",),
+    "activation": ("mlp",),
+}
+"""The facts that an option of the user's stands for, where they have other names."""
 
 
 def tell(assumed: list[Assumed]) -> str:

@@ -114,7 +114,7 @@ class Match(NamedTuple):
         return "\n  ".join(lines)
 
 
-_IDLE = ("mask_token", "n_averaged")
+_IDLE = ("mask_token", "embeddings.mask_token", "n_averaged")
 """Tensors of training that no family computes with in evaluation: what stands for masked patches,
 and how many models `torch.optim.swa_utils` has averaged."""
 
@@ -189,7 +189,11 @@ def _possible(fields: dict[str, Any]) -> tuple[ViTConfig, str]:
         return ViTConfig(**fields), ""
     except InputError as error:
         plain = {"rope": "none", "register_rope_base": 0.0}
-        return ViTConfig(**fields | plain), str(error)
+        why = str(error)
+    try:
+        return ViTConfig(**fields | plain), why
+    except InputError as error:
+        raise InputError(f"The tensors have sizes of no known model: {error}") from error
 
 
 def _lines(problem: str, tensors: Mapping[str, object]) -> list[str]:

@@ -75,6 +75,8 @@ def architecture_facts(said: Statement, *names: str) -> Facts:
     """The heads of the architecture that is named, valid for the width that belongs to it."""
     for name in names:
         if said.has(name) and isinstance(said.values[name], str):
+            if "_rpn_" in said.values[name]:
+                said.refuse(name, said.values[name], "blocks whose norms come before their layers")
             # MoCo v3's small one has twice as many heads, under the same name.
             match = re.match(
                 r"(?:deit3|deit|vit|dinov2_vit|regdeit)_(\w+?)_(?:distilled_)?(?:patch|resnet)",

@@ -97,6 +97,10 @@ def test_a_crop_that_a_timm_folder_leaves_out_is_timms_default(timm_folder, tmp_
             {"top": {"model_args": {"num_heads": 3, "act_layer": "silu"}}},
             r"act_layer says that the MLPs are gated",
         ),
+        (
+            {"top": {"architecture": "vit_base_patch16_rpn_224"}},
+            r"architecture is vit_base_patch16_rpn_224, expected blocks whose norms come before",
+        ),
         ({"top": {"pretrained_cfg": []}}, r"pretrained_cfg is a list"),
     ],
 )
@@ -109,7 +113,10 @@ def test_what_cannot_be_is_refused_with_file_and_field(timm_folder, tmp_path, ch
 def test_options_say_otherwise_and_verify_remembers_them(timm_folder, tmp_path, convert):
     folder = timm_folder(crop_mode="border")
     said = ("--mean", 0.1, "--std", 0.2, 0.3, 0.4, "--crop", 0.5, "--interpolation", "bicubic")
-    convert("import", folder, tmp_path / "out", *said)
+    printed = convert("import", folder, tmp_path / "out", *said)
+    (read,) = (line for line in printed.splitlines() if line.startswith("Read from"))
+    assert "input_size" in read
+    assert not set(read[:-1].split(", ")) & {"mean", "std", "crop_pct", "crop_mode"}
     info = read_info(tmp_path / "out")
     assert (info.preprocess.mean, info.preprocess.short_side) == ((0.1, 0.1, 0.1), 64)
     assert info.preprocess.std == (0.2, 0.3, 0.4)

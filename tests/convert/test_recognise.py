@@ -111,6 +111,14 @@ def test_a_model_of_another_kind_is_refused_with_a_short_list(torch):
     assert str(error.value).count("\n") < 60
 
 
+def test_sizes_of_no_model_are_refused_as_such():
+    tensors = tensors_of(dataclasses.replace(VARIANTS["tiny"], depth=1))
+    kernel = "patch_embed.proj.weight"
+    tensors[kernel] = Stored((192, 2048, 1, 1), "float32", lambda: np.zeros(0))  # of a hybrid
+    with pytest.raises(InputError, match="sizes of no known model"):
+        recognise(tensors)
+
+
 def test_absurd_names_and_shapes_are_no_reason_to_hang():
     tensors = {f"blocks.{10**12}.norm1.weight": Stored((2**40,), "float32", lambda: np.zeros(0))}
     with pytest.raises(InputError, match="cannot be read as"):
