@@ -21,7 +21,6 @@ from regvit_jax.source import EncodedSource
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="the extra tfds is not installed")
 pytest.importorskip("array_record", reason="the extra tfds is not installed")
-tf_example_pb2 = pytest.importorskip("tensorflow_datasets.proto.tf_example_pb2")
 
 CLASSES = ("tench", "church", "radio")
 SMALL = Preprocess(height=8, width=8, short_side=8)
@@ -157,6 +156,8 @@ def test_names_of_the_same_images_are_equal_without_a_read(data_dir):
 
 
 def test_records_that_lack_what_is_needed_are_damaged(source):
+    from tensorflow_datasets.proto import tf_example_pb2
+
     record = tf_example_pb2.Example()
     record.features.feature["image"].bytes_list.value.append(b"x")
     record.features.feature["label"].bytes_list.value.append(b"0")  # no whole number
@@ -170,7 +171,7 @@ def test_records_that_lack_what_is_needed_are_damaged(source):
 def test_class_names_are_composed_as_those_of_folders_are(tmp_path):
     decomposed, kinds = "e\u0301tang", tfds.features
     features = {"image": kinds.Image(), "label": kinds.ClassLabel(names=[decomposed, "b"])}
-    examples = {"train": [{"image": np.zeros((4, 4, 3), np.uint8), "label": 0}]}
+    examples = {"train": [{"image": encoded(0), "label": 0}]}
     write(tmp_path / "ponds" / "1.0.0", "ponds", "1.0.0", features, examples)
     assert open_source(str(tmp_path / "ponds"), "train").class_names == ("\u00e9tang", "b")
 
