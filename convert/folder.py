@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from regvit_jax import strict_json
-from regvit_jax.convert import hugging_face_facts, timm_facts
+from regvit_jax.convert import hugging_face_facts, open_clip_facts, timm_facts
 from regvit_jax.convert.facts import Facts
 from regvit_jax.convert.stored import Stored
 from regvit_jax.convert.unknown import EXPECTED
@@ -19,7 +19,8 @@ _KINDS = {
 }
 """A model's own file, and what may be one of its kind; in the order of preference."""
 _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
-_OTHERS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", *_ADAPTERS)
+_OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_OTHERS = (*_OPEN_CLIP, *_ADAPTERS)
 """Files of other programs that hubs keep beside a model."""
 _SHARD = re.compile(r".*-(\d+)-of-(\d+)\.\w+")
 
@@ -61,11 +62,12 @@ class Listing:
 
 def holds_weights(folder: Path) -> bool:
     """Whether a folder has files that may be weights of another program."""
-    return any(any(folder.glob(pattern)) for pattern in (*_KINDS.values(), "*.index.json"))
+    patterns = (*_KINDS.values(), *_OPEN_CLIP, "*.index.json")
+    return any(any(folder.glob(pattern)) for pattern in patterns)
 
 
 def open_folder(folder: Path) -> Listing:
-    """The model in a folder that transformers or timm saved, in one file or in shards.
+    """The model in a folder of transformers, timm or OpenCLIP, in one file or in shards.
 
     Raises:
       InputError: If it has no weights, too many, or not all of them; names the files.
@@ -79,6 +81,11 @@ def open_folder(folder: Path) -> Listing:
             return dataclasses.replace(
                 listing, facts=facts, about=about, left_out=_left_out(folder, listing)
             )
+    for name in _OPEN_CLIP:
+        if (folder / name).exists():
+            path = folder / open_clip_facts.FILE
+            config = strict_json.read_json(path) if path.exists() else {}
+            return Listing((folder / name,), facts=open_clip_facts.folder_facts(config, str(path)))
     raise InputError(f"{folder} is a folder without weights{_hint(folder)}. {EXPECTED}.")
 
 

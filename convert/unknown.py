@@ -1,7 +1,7 @@
 """What is a file that is no checkpoint, and what is there to do about it?"""
 
 EXPECTED = (
-    "Expected weights: .pth, .safetensors, .msgpack, .npz, or a folder of Hugging Face or timm"
+    "Expected weights: .pth, .safetensors, .msgpack, .npz, or a folder of Hugging Face, timm or OpenCLIP"
 )
 
 _TEXTS = {

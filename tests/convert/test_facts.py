@@ -389,3 +389,59 @@ def test_an_index_that_does_not_fit_is_refused(
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
     assert message in refused("import", folder, tmp_path / "out")
+
+
+@pytest.fixture
+def open_clip_folder(torch, tmp_path):
+    """A folder as OpenCLIP's hub has it: both towers in one file, and its configuration."""
+    from regvit_jax import ViTConfig
+    from regvit_jax.convert.dialects import DIALECTS
+    from regvit_jax.convert.rules import their_shapes
+
+    sizes = {"embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8, "image_size": 32}
+    config = ViTConfig(
+        **sizes,
+        num_classes=6,
+        head="projection",
+        norm_pre=True,
+        patch_bias=False,
+        layer_scale=False,
+    )
+    shapes = their_shapes(DIALECTS["clip"], config)
+
+    def write(quick_gelu=True, **preprocess):
+        folder = tmp_path / "clip"
+        folder.mkdir()
+        state = {f"visual.{name}": 0.3 * torch.randn(shape) for name, shape in shapes.items()}
+        state |= {"positional_embedding": torch.zeros(77, 16), "logit_scale": torch.ones(())}
+        torch.save(state, folder / "open_clip_pytorch_model.bin")
+        tower = {"image_size": 32, "layers": 2, "width": 24, "patch_size": 8, "head_width": 8}
+        values = {"model_cfg": {"embed_dim": 6, "vision_cfg": tower, "quick_gelu": quick_gelu}}
+        pixels = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.2], "interpolation": "bicubic"}
+        values |= {"preprocess_cfg": pixels | preprocess}
+        (folder / "open_clip_config.json").write_text(json.dumps(values))
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize("quick_gelu", [False, True])
+def test_a_folder_of_open_clip_tells_all_of_its_image_tower(
+    timm, open_clip_folder, tmp_path, quick_gelu
+):
+    folder = open_clip_folder(quick_gelu)
+    imported = import_checkpoint(folder, tmp_path / "out")
+    info = read_info(tmp_path / "out")
+    assert info.model.mlp == ("quick_gelu" if quick_gelu else "gelu")
+    assert (info.model.num_heads, info.preprocess.mean) == (3, (0.4, 0.5, 0.6))
+    assert not imported.decision.assumed or {a.what for a in imported.decision.assumed} == {
+        "LayerNorm epsilon"
+    }
+    assert "positional_embedding" in " ".join(imported.dropped)
+    assert verify(tmp_path / "out", folder).passed
+
+
+def test_a_damaged_configuration_of_open_clip_is_one_sentence(open_clip_folder, tmp_path):
+    folder = open_clip_folder(resize_mode="longest")
+    with pytest.raises(InputError, match="resize_mode is 'longest', expected 'shortest'"):
+        import_checkpoint(folder, tmp_path / "out")
