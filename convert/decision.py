@@ -254,9 +254,11 @@ def _positions_and_pooling(facts: Facts, match: Match, label: str) -> dict[str, 
     if config.rope != "none" and "rope_base" in facts:
         known["rope_base"] = facts["rope_base"].value
     pooling = facts.get("pooling")
-    if pooling is None or not config.num_classes or not match.family.startswith(("timm", "deit1")):
+    if pooling is None or not match.family.startswith(("timm", "deit1")):
         return known
     if pooling.value not in _POOLINGS:
+        if not config.num_classes:
+            return known
         raise InputError(
             f"{pooling.where} is {pooling.value!r}: the head in {label} reads something else than "
             "CLS or the mean of the patches, so its logits would differ."

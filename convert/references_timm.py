@@ -207,6 +207,8 @@ def _named_model(
     given = values.get("model_args")
     given = given if isinstance(given, dict) else {}
     arguments = {k: v for k, v in given.items() if k in _TIMM_ARGUMENTS}
+    if isinstance(values.get("global_pool"), str):
+        arguments["global_pool"] = values["global_pool"]
     try:
         with torch.device("meta"):
             blank = timm.create_model(name, num_classes=config.num_classes, **arguments)

@@ -1,7 +1,8 @@
 """What is a file that is no checkpoint, and what is there to do about it?"""
 
 EXPECTED = (
-    "Expected weights: .pth, .safetensors, .msgpack, .npz, or a folder of Hugging Face, timm or OpenCLIP"
+    "Expected weights: .pth, .safetensors, .msgpack, .npz, or a folder of Hugging Face, timm or "
+    "OpenCLIP"
 )
 
 _TEXTS = {

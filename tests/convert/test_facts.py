@@ -391,6 +391,27 @@ def test_an_index_that_does_not_fit_is_refused(
     assert message in refused("import", folder, tmp_path / "out")
 
 
+@pytest.mark.parametrize(("said", "pooling"), [("avg", "patches"), ("token", "cls")])
+def test_what_a_headless_folder_pools_is_what_it_says(torch, timm, tmp_path, said, pooling):
+    """timm gives DINOv3 the mean of the patches, its authors CLS."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    from timm.models.eva import Eva
+
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
+    options = {"use_rot_pos_emb": True, "use_abs_pos_emb": False, "rope_rotate_half": True}
+    options |= {"rope_type": "dinov3", "rope_temperature": 100, "init_values": 0.3}
+    model = Eva(**sizes, **options, num_reg_tokens=4, num_classes=0, use_fc_norm=False)
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    safetensors.save_file(model.state_dict(), folder / "model.safetensors")
+    config = {"architecture": "vit_test", "num_classes": 0, "global_pool": said}
+    config |= {"pretrained_cfg": AUGREG, "model_args": {"num_heads": 3}}
+    (folder / "config.json").write_text(json.dumps(config))
+    import_checkpoint(folder, tmp_path / "out")
+    assert read_info(tmp_path / "out").model.pooling == pooling
+    assert verify(tmp_path / "out", folder).passed
+
+
 @pytest.fixture
 def open_clip_folder(torch, tmp_path):
     """A folder as OpenCLIP's hub has it: both towers in one file, and its configuration."""
