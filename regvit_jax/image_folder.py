@@ -80,6 +80,10 @@ def why_no_classes(source: Source) -> str:
 
     A stray photograph beside class folders is named.
     """
+    from regvit_jax.records import RecordSource
+
+    if isinstance(source, RecordSource) and source.hides_labels():
+        return "Its labels are not published (-1). Choose another --split."
     if not isinstance(source, FolderSource) or source.class_names:
         return ""
     if source.title:

@@ -80,7 +80,7 @@ class RecordSource:
         split = resolve_split(split, list(builder.info.splits), str(directory))
         layout = _layout(builder.info.features, directory)
         label = builder.info.features[layout.label] if layout.label else None
-        return cls(
+        source = cls(
             name=f"{name or directory} {split}",
             split=split,
             class_names=tuple(map(composed, label.names)) if label else (),
@@ -88,6 +88,18 @@ class RecordSource:
             records=_records(builder, split, directory),
             has_one_based_boxes=builder.name in _ONE_BASED,
         )
+        if source.class_names and source.hides_labels():
+            return dataclasses.replace(source, class_names=())
+        return source
+
+    def hides_labels(self) -> bool:
+        """Whether the split's labels are not published: TFDS writes -1 for all of them."""
+        if not (self.layout.label and len(self)):
+            return False
+        try:
+            return self.encoded(0).label < 0
+        except InputError:  # damaged; it is reported where it is read
+            return False
 
     @functools.cached_property
     def file_names(self) -> "FileNames":

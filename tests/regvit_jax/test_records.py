@@ -15,6 +15,7 @@ from PIL import Image
 from regvit_jax.batches import Batches
 from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
+from regvit_jax.image_folder import why_no_classes
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.records import RecordSource
 from regvit_jax.source import EncodedSource
@@ -174,6 +175,20 @@ def test_class_names_are_composed_as_those_of_folders_are(tmp_path):
     examples = {"train": [{"image": encoded(0), "label": 0}]}
     write(tmp_path / "ponds" / "1.0.0", "ponds", "1.0.0", features, examples)
     assert open_source(str(tmp_path / "ponds"), "train").class_names == ("\u00e9tang", "b")
+
+
+def test_a_split_whose_labels_are_not_published_has_no_classes(tmp_path):
+    kinds = tfds.features
+    features = {"image": kinds.Image(), "label": kinds.ClassLabel(names=["a", "b"])}
+    examples = {
+        "train": [{"image": encoded(0), "label": 0}],
+        "test": [{"image": encoded(1), "label": -1}],
+    }
+    write(tmp_path / "ponds" / "1.0.0", "ponds", "1.0.0", features, examples)
+    assert open_source(str(tmp_path / "ponds"), "train").class_names == ("a", "b")
+    source = open_source(str(tmp_path / "ponds"), "val")  # which stands for test
+    assert (source.class_names, source[0].label) == ((), -1)
+    assert "labels are not published" in why_no_classes(source)
 
 
 @pytest.mark.parametrize(
