@@ -91,8 +91,7 @@ def read_size(file: Path | bytes, name: str | None = None) -> tuple[int, int]:
     Raises:
       InputError: If the file is missing, no image, or too large.
     """
-    width, height, orientation = read_head(file, name)
-    return (height, width) if orientation in _LYING else (width, height)
+    return read_head(file, name).upright
 
 
 class Head(NamedTuple):
@@ -104,6 +103,13 @@ class Head(NamedTuple):
     """As it is stored, in pixels."""
     orientation: int
     """The orientation that EXIF gives, from 1 (upright) to 8."""
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Width and height of the upright image, in pixels."""
+        return (
+            (self.height, self.width) if self.orientation in _LYING else (self.width, self.height)
+        )
 
 
 def read_head(file: Path | bytes, name: str | None = None) -> Head:

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from regvit_jax.errors import InputError
-from regvit_jax.images import read_image, read_size
+from regvit_jax.images import Head, read_head, read_image
 from regvit_jax.source import Encoded
 from regvit_jax.train.crops import Crop, cut, square
 from regvit_jax.train.jpeg import is_sound
@@ -37,11 +37,12 @@ def decode_crop(
     Raises:
       InputError: If the file is no image, or cut short.
     """
-    width, height = read_size(encoded.data, encoded.name)
+    head = read_head(encoded.data, encoded.name)
+    width, height = head.upright
     crop = choose(width, height)
     shrink = next((shrink for shrink in SHRINKS if crop.scale >= shrink), 1)
     if decoder == "opencv":
-        pixels = _opencv_crop(encoded.data, (width, height), crop, shrink)
+        pixels = _opencv_crop(encoded.data, head, crop, shrink)
         if pixels is not None:
             return square(pixels, crop, size)
     return _pillow_crop(encoded, (width, height), crop, shrink, size)
@@ -71,22 +72,41 @@ def _pillow_crop(
 
 
 def _opencv_crop(
-    data: bytes, full: tuple[int, int], crop: Crop, shrink: int
+    data: bytes, head: Head, crop: Crop, shrink: int
 ) -> UInt8[np.ndarray, "a b 3"] | None:
     """The resized part; None if Pillow should try, which knows more formats and all damages."""
     if not is_sound(data):
         return None
     cv2 = _opencv()
     flags = cv2.IMREAD_COLOR if shrink == 1 else getattr(cv2, f"IMREAD_REDUCED_COLOR_{shrink}")
+    # OpenCV reads fewer ways to say the orientation than Pillow: it is applied here.
+    flags |= cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if image is None or image.shape[1::-1] != tuple(-(-side // shrink) for side in full):
+    stored = (head.width, head.height)
+    if image is None or image.shape[1::-1] != tuple(-(-side // shrink) for side in stored):
         return None
+    image = _UPRIGHT[head.orientation](image)
     left, top, right, bottom = (round(edge / shrink) for edge in crop.box)
     part = image[top : max(bottom, top + 1), left : max(right, left + 1)]
+    if head.orientation > 1:
+        part = np.ascontiguousarray(part)  # OpenCV takes no negative strides
     is_reduced = min(part.shape[1] / crop.width, part.shape[0] / crop.height) > 1
     rule = cv2.INTER_AREA if is_reduced else cv2.INTER_CUBIC
     resized = cv2.resize(part, (crop.width, crop.height), interpolation=rule)
     return cv2.cvtColor(resized, cv2.COLOR_BGR2RGB)
+
+
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda image: image,
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
+    8: lambda image: np.rot90(image),
+}
+"""What turns pixels upright, by EXIF's orientation."""
 
 
 @functools.cache

@@ -100,6 +100,28 @@ def test_a_file_cut_short_is_named(photograph, decoder, keep):
         decode_crop(damaged, always(0, 0, 300, 300, size=32), 32, decoder)
 
 
+XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF
+xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""
+xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{}"/></rdf:RDF></x:xmpmeta>"""
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("place", ["exif", "xmp"])
+def test_both_decoders_turn_a_photograph_alike(photograph, orientation, place):
+    pytest.importorskip("cv2")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    saved = {"exif": exif, "xmp": XMP.format(orientation).encode()}
+    encoded = encode(photograph, quality=95, **{place: saved[place]})
+    for size in (100, 40):
+        crop = always(20, 10, 320, 310, size=size)
+        theirs, ours = (
+            decode_crop(encoded, crop, size, decoder).astype(int)
+            for decoder in ("pillow", "opencv")
+        )
+        assert np.abs(theirs - ours).mean() < MEAN_LEVELS["opencv"]
+
+
 def damaged(data, generator):
     """A file after one of the things that happen to files, half of them in its first kilobyte."""
     place = int(generator.integers(len(data) if generator.random() < 0.5 else 1000))
