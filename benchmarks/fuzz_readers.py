@@ -96,6 +96,12 @@ def _make_msgpack(folder: Path) -> list[str]:
     return ["w.msgpack"]
 
 
+def _make_npz(folder: Path) -> list[str]:
+    folder.mkdir(parents=True)
+    np.savez(folder / "w.npz", allow_pickle=False, **_tensors())
+    return ["w.npz"]
+
+
 def _read_weights(folder: Path) -> str:
     from regvit_jax.convert.weights import read_weights
 
@@ -316,6 +322,7 @@ READERS: dict[str, Reader] = {
     "pth, legacy": Reader(lambda f: _make_torch(f, False), _read_weights, notices_shifts=True),
     "safetensors": Reader(_make_safetensors, _read_weights, notices_shifts=True),
     "msgpack": Reader(_make_msgpack, _read_weights, notices_shifts=True),
+    "npz": Reader(_make_npz, _read_weights, notices_shifts=True),
     "timm folder": Reader(_make_timm, _import),
     "Hugging Face folder": Reader(_make_hugging_face, _import),
     "checkpoint": Reader(_make_checkpoint, _read_checkpoint),

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from regvit_jax.errors import InputError
+from regvit_jax.unpacking import exhausts_memory
 
 ZIP_MAGIC = b"PK\x03\x04"
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _ENCRYPTED, _UTF8 = 0x1, 0x800
-_MAX_GROWTH, _GROWTH_ALLOWED = 20, 2**26
-"""All entries may unpack to so many times the file's size, and so many bytes more: weights barely
-shrink when they are packed."""
 _BROKEN_ZIP = (
     zipfile.BadZipFile,
     EOFError,
@@ -125,7 +123,7 @@ def _span(info: zipfile.ZipInfo, mapped: mmap.mmap) -> Span:
 def _check_growth(found: list[zipfile.ZipInfo], size: int) -> None:
     """Raises if a small archive would unpack to much."""
     unpacked = sum(info.file_size for info in found)
-    if unpacked > _MAX_GROWTH * size + _GROWTH_ALLOWED:
+    if exhausts_memory(unpacked, size):
         raise InputError(
             f"unpacks from {size} to {unpacked} bytes: it may be made to exhaust the memory. If "
             "you trust it, load and save it again with torch, which never compresses."
