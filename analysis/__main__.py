@@ -1,5 +1,5 @@
 """`python -m regvit_jax.analysis` is `regvit-analyze`."""
 
-from regvit_jax.analysis.cli import main
+from regvit_jax.entry import analyze
 
-main()
+analyze()

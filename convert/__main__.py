@@ -1,6 +1,6 @@
 """`python -m regvit_jax.convert` is `regvit-convert`."""
 
-from regvit_jax.convert.cli import main
+from regvit_jax.entry import convert
 
 if __name__ == "__main__":
-    main()
+    convert()

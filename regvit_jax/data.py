@@ -39,7 +39,9 @@ def open_source(data: str, split: str = "val") -> Source:
     if root.is_file():
         check_whole(split, "Images that are named")
         return open_files(data)
-    if root.exists() or data.startswith((".", "/", "~")):
+    if "://" in data:
+        raise InputError(f"{data} is an address. Fetch it, unpack it and name the folder.")
+    if root.exists() or data.startswith((".", "/", "~")) or "\\" in data:
         raise InputError(f"There is no folder {data}. Expected images, or one folder a class.")
     from regvit_jax.records import RecordSource
 

@@ -3,7 +3,7 @@
 Python runs a signal's handler only between two of its own instructions: not while a program
 compiles, and an exception that it raises can get lost inside a callback of JAX. So nothing is
 raised here. The first signal sets a flag, which loops look at; a thread, which hears of signals at
-any time, ends the process at the second Ctrl-C.
+any time, ends the process at the second Ctrl-C, or at the first signal if nothing would be lost.
 """
 
 import contextlib
@@ -42,6 +42,9 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.how_to_go_on: str | None = None
+        """What to say where the process may end at the first signal, since nothing would be lost;
+        None where there is something to save."""
         self._heard_at: float | None = None
 
     @property
@@ -68,6 +71,9 @@ class StopRequest:
         now = time.monotonic()
         if self._heard_at is None:
             self._heard_at = now
+            if self.how_to_go_on is not None:
+                _say(f"{signal.Signals(number).name}: stopped. {self.how_to_go_on}")
+                os._exit(128 + number)
             _say(f"{signal.Signals(number).name}: stopping. Ctrl-C ends the process at once.")
         elif number == signal.SIGINT and now - self._heard_at > ECHO_SECONDS:
             _say("Ended at once.")

@@ -1,5 +1,5 @@
 """`python -m regvit_jax.train` is `regvit-train`."""
 
-from regvit_jax.train.cli import main
+from regvit_jax.entry import train
 
-main()
+train()

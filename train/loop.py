@@ -38,6 +38,8 @@ from regvit_jax.train.state import Saved
 from regvit_jax.train.step import check_devices, first_state, init_rng, make_train_step
 from regvit_jax.train.watch import StepCost, StepWatch
 
+BEFORE_THE_FIRST_STEP = "Nothing is lost; the same command continues."
+
 
 class Outcome(NamedTuple):
     """How a call of `train` ended."""
@@ -81,6 +83,8 @@ def train(recipe: Recipe, directory: Path, allow_changes: bool = False) -> Outco
                 return Outcome(total, total, result, was_finished=True)
             if run.is_writer:
                 sys.stderr.write(describe(recipe))
+            if jax.process_count() == 1:  # the first step compiles for long
+                stop.how_to_go_on = BEFORE_THE_FIRST_STEP
             return _Passage(recipe, run, data, total, stop).pass_through()
 
 
@@ -134,6 +138,7 @@ class _Passage:
         with self._saved_first():
             batch = next(self.batches)
         self.state, metrics = self.train_step(self.state, batch)
+        self.stop.how_to_go_on = None  # from now on there is something to save
         self.step += 1
         self.watch.add(self.step, metrics)
         self.run.states.check()

@@ -2,6 +2,7 @@
 
 import errno
 import importlib.metadata
+import os
 import signal
 import subprocess
 import sys
@@ -202,3 +203,21 @@ def test_a_name_beside_a_bar_is_letters_and_no_markup(name, monkeypatch, capsys)
     monkeypatch.setenv("COLUMNS", "100")
     assert list(progress(range(2), 2, name)) == [0, 1]
     assert f"{name} " in capsys.readouterr().err
+
+
+def test_ctrl_c_while_a_command_loads_is_no_traceback(tmp_path):
+    """The first import that takes long stands for all of them."""
+    (tmp_path / "tyro.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(60)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from regvit_jax.entry import train; train()"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[1] == ""
+    assert process.returncode == -signal.SIGINT

@@ -248,3 +248,18 @@ def test_a_box_outside_the_crop_has_no_area():
 def test_a_crop_larger_than_the_image_is_refused():
     with pytest.raises(InputError, match="short_side 200 px is smaller than the crop of 224"):
         Preprocess(short_side=200)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (r"C:\Users\me\photos", "There is no folder"),
+        (r"..\photos", "There is no folder"),
+        ("https://example.org/photos.zip", "is an address"),
+        ("s3://bucket/photos", "is an address"),
+    ],
+)
+def test_what_can_be_no_data_sets_name_is_not_taken_for_one(data, message):
+    with pytest.raises(InputError, match=message) as refused:
+        open_source(data, "val")
+    assert "tfds build" not in str(refused.value)

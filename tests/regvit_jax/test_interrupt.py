@@ -35,6 +35,19 @@ def test_only_the_first_signal_counts():
     assert request.signal == signal.SIGUSR1
 
 
+def test_where_nothing_would_be_lost_the_first_signal_ends_the_process(monkeypatch, capfd):
+    ended = []
+    monkeypatch.setattr("regvit_jax.interrupt.os._exit", ended.append)
+    request = StopRequest()
+    request.how_to_go_on = "Start it again."
+    request.hear(signal.SIGTERM)
+    assert ended == [128 + signal.SIGTERM]
+    assert "SIGTERM: stopped. Start it again." in capfd.readouterr().err
+    request = StopRequest()
+    request.hear(signal.SIGTERM)
+    assert len(ended) == 1
+
+
 def test_outside_the_main_thread_nobody_makes_the_request():
     found = []
 
