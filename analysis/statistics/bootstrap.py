@@ -104,6 +104,29 @@ class Bootstrap:
         """The mean over the images, with its interval."""
         return self.estimate(float(np.mean(values, dtype=np.float64)), self.means(values))
 
+    def share(self, shares: Float[np.ndarray, " n"]) -> Estimate:
+        """The mean of the images' shares in [0, 1], with Wilson's interval for unlike images.
+
+        Where few images hold most of it, resampling promises too much: it held the truth in 70 % of
+        the cases for 20 images. Here the sample is as large as the shares' spread says, and t has
+        as many degrees of freedom as images hold most of the share, less one. No interval where
+        all shares are equal.  Reference: Korn and Graubard, Survey Methodology 24 (1998).
+        """
+        from scipy.stats import t
+
+        values = np.asarray(shares, np.float64)
+        mean = float(values.mean())
+        variance = float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
+        if variance <= 0 or not 0 < mean < 1:
+            return Estimate(mean, self.num_images)
+        size = mean * (1 - mean) / variance
+        effective = values.sum() ** 2 / np.square(values).sum()
+        square = float(t.ppf((1 + COVERAGE) / 2, max(effective - 1, 1))) ** 2
+        centre = (mean + square / (2 * size)) / (1 + square / size)
+        half = (square * (mean * (1 - mean) / size + square / (4 * size**2))) ** 0.5
+        half /= 1 + square / size
+        return Estimate(mean, self.num_images, centre - half, centre + half)
+
     def statistic(
         self, values: Float[np.ndarray, "n ..."], function: Callable[[np.ndarray], np.ndarray]
     ) -> list[Estimate]:

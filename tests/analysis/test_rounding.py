@@ -7,7 +7,7 @@ from PIL import Image
 
 from regvit_jax import DeiT3
 from regvit_jax.analysis.engine.extract import extract
-from regvit_jax.analysis.outliers.verdict import is_above, is_below, shares, thresholds
+from regvit_jax.analysis.outliers.definitions import is_above, is_below, shares, thresholds
 from regvit_jax.analysis.questions.norms.norms import last_norms
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap
 from regvit_jax.batches import Batches

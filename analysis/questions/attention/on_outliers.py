@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from regvit_jax.analysis.engine.store import ColumnStore
-from regvit_jax.analysis.outliers.verdict import is_above, thresholds
+from regvit_jax.analysis.outliers.definitions import is_above, thresholds
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate
 
 

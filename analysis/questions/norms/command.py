@@ -23,7 +23,8 @@ from regvit_jax.analysis.engine.subjects import (
     open_subjects,
 )
 from regvit_jax.analysis.options import NormsOptions
-from regvit_jax.analysis.outliers.verdict import Verdict, is_tautological
+from regvit_jax.analysis.outliers.definitions import is_tautological
+from regvit_jax.analysis.outliers.verdict import Verdict
 from regvit_jax.analysis.plotting import Figure, save_figure
 from regvit_jax.analysis.plotting.epochs import Curves, curves_figure
 from regvit_jax.analysis.questions.norms.figures import (
@@ -177,7 +178,12 @@ def _model_json(measured: Measured) -> dict[str, Any]:
     summary = measured.summary
     return measured.subject.to_json() | {
         "grid": summary.grid,
-        "verdict": _verdict_json(summary.verdict),
+        "verdict": {
+            "answer": summary.verdict.answer,
+            "reason": summary.verdict.reason,
+            "group": None if summary.group is None else summary.group._asdict(),
+            "strongest_layer": summary.verdict.strongest,
+        },
         "verdict_by_layer": [_verdict_json(verdict) for verdict in summary.verdicts],
         "thresholds": summary.thresholds,
         "shares": summary.shares,
@@ -338,9 +344,8 @@ def _training_figure(
 
 
 def _found_share(summary: NormSummary) -> Estimate:
-    verdict = summary.verdict
-    if verdict.answer == "found" and verdict.group is not None:
-        return verdict.group.share
+    if summary.group is not None:
+        return summary.group.share
     return Estimate(0.0, summary.num_images)
 
 

@@ -17,15 +17,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from regvit_jax.analysis.engine.store import ColumnStore
-from regvit_jax.analysis.outliers.verdict import (
-    Verdict,
-    is_above,
-    is_below,
-    judge,
-    shape_tests,
-    shares,
-    thresholds,
-)
+from regvit_jax.analysis.outliers.definitions import is_above, is_below, shares, thresholds
+from regvit_jax.analysis.outliers.layers import ModelVerdict, judge_layers
+from regvit_jax.analysis.outliers.shape import shape_tests
+from regvit_jax.analysis.outliers.verdict import Group, Verdict
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate
 from regvit_jax.analysis.statistics.mixture import fit_mixture
 from regvit_jax.model import ViTTrace
@@ -190,8 +185,8 @@ class NormSummary:
     """By tensor: the share of patches above."""
     tests: dict[str, dict[str, Any]]
     """By tensor: tests that can fail."""
-    verdicts: list[Verdict]
-    """By layer, from 0 to the last block; the last one is the model's."""
+    verdict: ModelVerdict
+    """Of the model, and of its layers from 0 to the last block."""
     emergence: list[float] | None
     """By layer: how many of the last block's large patches are already as far out, in [0, 1]."""
     origin: list[Stage] | None
@@ -206,8 +201,14 @@ class NormSummary:
     """Counts and edges of the last block's patch norms."""
 
     @property
-    def verdict(self) -> Verdict:
-        return self.verdicts[-1]
+    def verdicts(self) -> tuple[Verdict, ...]:
+        return self.verdict.layers
+
+    @property
+    def group(self) -> Group | None:
+        """The model's outliers in the layer where they are furthest out."""
+        strongest = self.verdict.strongest
+        return None if strongest is None else self.verdicts[strongest].group
 
 
 def summarise(store: NormStore, bootstrap: Bootstrap) -> NormSummary:
@@ -216,8 +217,10 @@ def summarise(store: NormStore, bootstrap: Bootstrap) -> NormSummary:
     last, normed = store.patches(-2), store.patches(-1)
     tensors = {"last": last, "normed": normed}
     cuts = {name: thresholds(values) for name, values in tensors.items()}
-    verdicts = _verdicts(store, bootstrap)
-    group = verdicts[-1].group if verdicts[-1].answer == "found" else None
+    streams = (store.patches(index) for index in range(store.num_layers - 1))
+    verdict = judge_layers(streams, layout.grid, store.convolved, bootstrap)
+    at_end = verdict.layers[-1]
+    group = at_end.group if at_end.answer == "found" else None
     cut = group.cut if group else cuts["last"]["3_x_median"]
     return NormSummary(
         num_images=store.num_images,
@@ -227,7 +230,7 @@ def summarise(store: NormStore, bootstrap: Bootstrap) -> NormSummary:
         thresholds=cuts,
         shares={name: shares(tensors[name], cuts[name], bootstrap) for name in tensors},
         tests={name: _tests(tensors[name], bootstrap) for name in tensors},
-        verdicts=verdicts,
+        verdict=verdict,
         emergence=_emergence(store, is_above(last, cut), cut / float(np.median(last))),
         origin=_origin(store, is_above(last, cut), cut / float(np.median(last))),
         low_tail=_low_tail(last, layout.grid, bootstrap),
@@ -280,12 +283,6 @@ def _layer_summaries(store: NormStore, bootstrap: Bootstrap) -> Iterator[KindSum
         kinds["patches"] = norms[:, layout.patches]
         for kind, values in kinds.items():
             yield KindSummary(name, kind, pooled_quantiles(values, bootstrap))
-
-
-def _verdicts(store: NormStore, bootstrap: Bootstrap) -> list[Verdict]:
-    """The verdict of every layer."""
-    layers = range(store.num_layers - 1)
-    return [judge(store.patches(i), store.convolved, bootstrap) for i in layers]
 
 
 def _emergence(store: NormStore, is_large, cut_ratio: float) -> list[float] | None:

@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from regvit_jax.analysis.engine.stopping import check
-from regvit_jax.analysis.outliers.verdict import Verdict, is_above, judge, thresholds
+from regvit_jax.analysis.outliers.definitions import is_above, thresholds
+from regvit_jax.analysis.outliers.verdict import Verdict, judge
 from regvit_jax.analysis.questions.probe.tokens import NORMAL, OUTLIER, TokenStore, WithoutOutlier
 from regvit_jax.analysis.statistics import logistic
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate
@@ -102,7 +103,7 @@ def find_outliers(
     """The cut of a definition on the training images, and what it cuts off."""
     norms = train.norms
     bootstrap = Bootstrap(len(norms), replicates, seed)
-    verdict = judge(norms, train.convolved, bootstrap)
+    verdict = judge(norms, train.layout.grid, train.convolved, bootstrap=bootstrap)
     if definition == GROUP:
         cut = verdict.group.cut if verdict.answer == "found" and verdict.group else np.inf
     else:

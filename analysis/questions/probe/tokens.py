@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from regvit_jax.analysis.engine.store import ColumnStore
-from regvit_jax.analysis.outliers.verdict import MAX_SHARE, is_above
+from regvit_jax.analysis.outliers.definitions import is_above
+from regvit_jax.analysis.outliers.verdict import MAX_SHARE
 from regvit_jax.analysis.questions.norms.norms import l2_norm, last_norms
 from regvit_jax.batches import Batch
 from regvit_jax.model import ViTTrace

@@ -19,7 +19,7 @@ from regvit_jax.analysis.engine.subjects import (
     open_subjects,
 )
 from regvit_jax.analysis.options import ReconstructionOptions
-from regvit_jax.analysis.outliers.verdict import is_tautological
+from regvit_jax.analysis.outliers.definitions import is_tautological
 from regvit_jax.analysis.questions.reconstruction.errors import (
     GroupErrors,
     error_columns,

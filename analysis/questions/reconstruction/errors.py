@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from regvit_jax.analysis.engine.store import ColumnStore
-from regvit_jax.analysis.outliers.verdict import is_above, shares, thresholds
+from regvit_jax.analysis.outliers.definitions import is_above, shares, thresholds
 from regvit_jax.analysis.questions.reconstruction.probes import (
     Probes,
     apply_dense,

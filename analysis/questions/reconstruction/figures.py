@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from regvit_jax.analysis.outliers.verdict import is_above
+from regvit_jax.analysis.outliers.definitions import is_above
 from regvit_jax.analysis.plotting import (
     BLUE,
     SKY,

@@ -14,7 +14,7 @@ from regvit_jax.analysis.engine.results import (
 )
 from regvit_jax.analysis.engine.subjects import Subject, choose_images, images_json, open_subjects
 from regvit_jax.analysis.options import SimilarityOptions
-from regvit_jax.analysis.outliers.verdict import is_tautological
+from regvit_jax.analysis.outliers.definitions import is_tautological
 from regvit_jax.analysis.plotting import save_figure
 from regvit_jax.analysis.questions.similarity.figures import (
     SimilarityPanel,

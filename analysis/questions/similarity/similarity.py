@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from regvit_jax.analysis.engine.store import ColumnStore
-from regvit_jax.analysis.outliers.verdict import is_above, shares, thresholds
+from regvit_jax.analysis.outliers.definitions import is_above, shares, thresholds
 from regvit_jax.analysis.questions.norms.norms import l2_norm, last_norms
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate, Resampled
 from regvit_jax.model import ViTTrace

@@ -1,0 +1,50 @@
+"""Can the detector see? A positive control: the same model with norms planted into its stream."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from regvit_jax.model import Edit
+from regvit_jax.tokens import TokenLayout
+
+SHARE, TIMES = 0.02, 4.0
+"""Of the patches; their norm in units of what it was."""
+
+
+def plant(
+    layout: TokenLayout, block: int, share: float = SHARE, times: float = TIMES, seed: int = 0
+) -> Edit:
+    """An edit for `trace`: after a block, patches at some places of every image are made longer.
+
+    The places are the same in all images, drawn so that none lies beside another.
+
+    Args:
+      layout: Of the model's tokens.
+      block: After which block, from 0.
+      share: Of the patches; at least one.
+      times: Their norm in units of what it was.
+      seed: Of the places.
+    """
+    factors = np.ones(layout.num_tokens, np.float32)
+    patches = np.arange(layout.num_tokens)[layout.patches]
+    factors[patches[places(layout.grid, share, seed)]] = times
+    column = jnp.asarray(factors)[None, :, None]
+
+    def edit(index: int, tokens: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        return tokens * column.astype(tokens.dtype) if index == block else tokens
+
+    return edit
+
+
+def places(grid: tuple[int, int], share: float, seed: int) -> list[int]:
+    """Patches of which none lies beside another: so many as the share says, at least one."""
+    wanted = max(1, round(share * grid[0] * grid[1]))
+    chosen: list[int] = []
+    for place in np.random.default_rng(seed).permutation(grid[0] * grid[1]).tolist():
+        row, column = divmod(place, grid[1])
+        apart = [abs(row - p // grid[1]) + abs(column - p % grid[1]) > 1 for p in chosen]
+        if all(apart):
+            chosen.append(place)
+        if len(chosen) == wanted:
+            break
+    return sorted(chosen)
