@@ -8,7 +8,7 @@ from regvit_jax.model import Edit
 from regvit_jax.tokens import TokenLayout
 
 SHARE, TIMES = 0.02, 4.0
-"""Of the patches; their norm in units of what it was."""
+"""Of the patches; their norm in units of the image's median."""
 
 
 def plant(
@@ -22,16 +22,21 @@ def plant(
       layout: Of the model's tokens.
       block: After which block, from 0.
       share: Of the patches; at least one.
-      times: Their norm in units of what it was.
+      times: Their norm in units of the median norm of their image's patches.
       seed: Of the places.
     """
-    factors = np.ones(layout.num_tokens, np.float32)
+    is_planted = np.zeros(layout.num_tokens, bool)
     patches = np.arange(layout.num_tokens)[layout.patches]
-    factors[patches[places(layout.grid, share, seed)]] = times
-    column = jnp.asarray(factors)[None, :, None]
+    is_planted[patches[places(layout.grid, share, seed)]] = True
+    column = jnp.asarray(is_planted)[None, :, None]
 
     def edit(index: int, tokens: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        return tokens * column.astype(tokens.dtype) if index == block else tokens
+        if index != block:
+            return tokens
+        lengths = jnp.linalg.norm(tokens.astype(jnp.float32), axis=-1, keepdims=True)
+        median = jnp.median(lengths[:, layout.patches], axis=1, keepdims=True)
+        factors = times * median / jnp.maximum(lengths, 1e-12)
+        return jnp.where(column, tokens * factors.astype(tokens.dtype), tokens)
 
     return edit
 
