@@ -352,13 +352,13 @@ class AssumedRange(UserWarning):
     """No file says what range an image's values have."""
 
 
-_said: set[str] = set()
+_said: set[tuple[str, str]] = set()
 
 
 def _assume(kind: str, name: str, text: str) -> None:
-    """Says a range that was assumed, once for each kind of file."""
-    if kind not in _said:
-        _said.add(kind)
+    """Says a range that was assumed, once for each kind of file and each range."""
+    if (kind, text) not in _said:
+        _said.add((kind, text))
         warnings.warn(f"{name}: {kind}, assumed to range from {text}", AssumedRange, stacklevel=2)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -116,3 +117,26 @@ def test_a_truncated_photograph_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-400])
     with pytest.raises(InputError, match=r"cut\.jpg is damaged or cut short"):
         read_image(path)
+
+
+def test_every_range_that_is_assumed_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("regvit_jax.images._said", set())
+    for name, top in (("one", 1), ("byte", 255), ("again", 255)):
+        Image.fromarray(np.full((4, 4), top, np.float32)).save(tmp_path / f"{name}.tif")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for name in ("one", "byte", "again"):
+            assert np.asarray(read_image(tmp_path / f"{name}.tif")).max() == 255
+    words = [str(warning.message).rsplit("/", 1)[-1] for warning in told]
+    assert words == [
+        "one.tif: float32 values, assumed to range from 0 to 1",
+        "byte.tif: float32 values, assumed to range from 0 to 255",
+    ]
+
+
+def test_of_an_animation_the_first_frame_is_read(tmp_path):
+    frames = [Image.new("RGB", (8, 8), (value,) * 3) for value in (10, 200)]
+    for suffix in ("gif", "tif", "webp", "png"):
+        path = tmp_path / f"x.{suffix}"
+        frames[0].save(path, save_all=True, append_images=frames[1:])
+        assert np.asarray(read_image(path)).max() <= 12  # WebP is lossy
