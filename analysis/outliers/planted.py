@@ -16,7 +16,8 @@ def plant(
 ) -> Edit:
     """An edit for `trace`: after a block, patches at some places of every image are made longer.
 
-    The places are the same in all images, drawn so that none lies beside another.
+    A trace records what a block leaves before the edit: the next block's output is the first to
+    show it. The places are the same in all images, drawn so that none lies beside another.
 
     Args:
       layout: Of the model's tokens.

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from PIL import Image
 
 from regvit_jax.analysis.cli import main
 from regvit_jax.analysis.outliers.layers import judge_layers, of_model
-from regvit_jax.analysis.outliers.planted import places
+from regvit_jax.analysis.outliers.planted import places, plant
 from regvit_jax.analysis.outliers.verdict import Verdict
 from regvit_jax.checkpoint import flatten, unflatten
+from regvit_jax.model import DeiT3
 from regvit_jax.preprocess import Preprocess
 from tests.analysis.conftest import TINY, plant_outliers, random_params, save_checkpoint
 
@@ -103,6 +105,29 @@ def test_weights_that_grow_outliers_and_lose_them_are_seen_in_these_blocks(
     answers = [verdict["answer"] == "found" for verdict in trained["verdict_by_layer"]]
     assert answers == [False, False, True, True, False]
     assert twin["verdict"]["answer"] != "found"
+
+
+def test_norms_planted_into_a_model_are_found_after_their_block():
+    model, params = DeiT3(TINY), random_params(TINY)
+    images = jax.random.normal(jax.random.key(0), (300, 32, 32, 3))
+    layout = model.layout(images.shape)
+
+    def norms(edit=None):
+        trace = model.apply({"params": params}, images, method="trace", edit=edit)
+        tokens = [trace.embedded, *(block.tokens for block in trace.blocks)]
+        return jnp.stack([jnp.linalg.norm(x[:, layout.patches], axis=-1) for x in tokens])
+
+    plain = np.asarray(jax.jit(norms)())
+    control = np.asarray(jax.jit(lambda: norms(plant(layout, 1)))())
+    assert judge_layers(plain, layout.grid).answer != "found"
+    verdict = judge_layers(control, layout.grid)
+    assert verdict.answer == "found"
+    # What block 1 leaves is recorded before the edit; block 2 is the first to read it.
+    assert [layer.answer == "found" for layer in verdict.layers] == [False, False, False, True]
+    labels = verdict.labels(control[verdict.strongest])
+    expected = np.zeros(layout.num_patches, bool)
+    expected[places(layout.grid, 0.02, 0)] = True
+    assert (labels == expected).mean() > 0.999
 
 
 def test_planted_places_are_apart():
