@@ -177,6 +177,11 @@ class DeiT3(nn.Module):
     def _embed(self, patches, layout: TokenLayout) -> Float[Array, "b t d"]:
         """CLS, registers and patches in one sequence; only patches have a position."""
         config, (batch, _, dim) = self.config, patches.shape
+        positions = None
+        if config.pos_embed:
+            positions = resample_pos_embed(
+                self.pos_embed, config.grid, layout.grid, config.pos_resampling
+            )
 
         def of_each_image(token):
             return [jnp.broadcast_to(token, (batch, token.shape[1], dim))]
@@ -184,11 +189,8 @@ class DeiT3(nn.Module):
         cls = of_each_image(self.cls_token) if config.class_token else []
         registers = of_each_image(self.reg_tokens) if config.num_registers else []
         before, after = ([], registers) if config.registers_last else (registers, [])
-        if config.pos_embed:
-            patches = patches + resample_pos_embed(
-                self.pos_embed, config.grid, layout.grid, config.pos_resampling
-            )
-        x = jnp.concatenate([*cls, *before, patches, *after], axis=1)
+        placed = patches if positions is None else patches + positions
+        x = jnp.concatenate([*cls, *before, placed, *after], axis=1)
         return self.norm_pre(x) if config.norm_pre else x
 
     def _pool(self, normed, layout: TokenLayout) -> Float[Array, "b v"]:
