@@ -26,6 +26,7 @@ CURES = {
     errno.EMFILE: "Allow more open files: `ulimit -n 4096`.",
 }
 """What to do about an error of the system."""
+_LOOP = "Symlink loop from"
 BROKEN_PIPE = 128 + signal.SIGPIPE
 VERSION_HINT = "With --version alone, prints which versions are installed."
 """For the help of every command: `run` answers this option before anything is loaded."""
@@ -89,6 +90,8 @@ def _told(error: BaseException) -> int:
         return _say(f"Error: {_memory_advice()}", BAD_INPUT)
     if isinstance(cause, OSError):
         return _say(f"Error: {_sentence(cause)}", BAD_INPUT)
+    if isinstance(cause, RuntimeError) and str(cause).startswith(_LOOP):  # pathlib's, of resolve()
+        return _say(f"Error: {cause}: the link leads to itself. Remove it.", BAD_INPUT)
     return _say(f"Error: {write_log(error)}", OUR_FAULT)
 
 

@@ -123,6 +123,11 @@ def test_without_memory_the_options_that_help_are_named(
     assert ("--" in message) == bool(options)
 
 
+def test_a_link_to_itself_is_the_users(capsys):
+    status, message = ended(RuntimeError("Symlink loop from '/a/loop'"), capsys)
+    assert (status, "leads to itself" in message) == (2, True)
+
+
 def test_an_error_that_a_library_wrapped_is_understood(capsys):
     wrapped = RuntimeError("callback failed")
     wrapped.__cause__ = InputError("Expected a folder.")
