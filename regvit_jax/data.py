@@ -10,14 +10,22 @@ from regvit_jax.source import Source
 from regvit_jax.splits import check_whole, resolve_split, split_folders
 from regvit_jax.voc import VocSource, voc_year
 
+EMBEDDED = ("digits", "cues")
+"""Data sets that are drawn here; a file or folder of such a name goes before them."""
+
+
+def is_embedded(data: str) -> bool:
+    """Whether a command's `--data` names an embedded data set."""
+    return data in EMBEDDED and not Path(data).exists()
+
 
 def open_source(data: str, split: str = "val") -> Source:
     """The images that a command's `--data` names.
 
     Args:
-      data: "digits" for the embedded data set (`regvit_jax.digits`); a folder of images, of class
-        folders, or with a folder for each split; the folder or the name of a data set that
-        TensorFlow Datasets prepared (`regvit_jax.prepared`); or images
+      data: "digits" or "cues" for an embedded data set (`regvit_jax.digits`, `regvit_jax.cues`); a
+        folder of images, of class folders, or with a folder for each split; the folder or the name
+        of a data set that TensorFlow Datasets prepared (`regvit_jax.prepared`); or images
         (`regvit_jax.image_files`).
       split: "train", "val", or another that the data set has.
 
@@ -30,10 +38,8 @@ def open_source(data: str, split: str = "val") -> Source:
         check_whole(split, "Images that are named")
         return open_files(data)
     root = Path(data).expanduser()
-    if data == "digits" and not root.exists():
-        from regvit_jax.digits import DigitsSource
-
-        return DigitsSource.open(split)
+    if is_embedded(data):
+        return _open_embedded(data, split)
     if root.is_dir():
         return _open_folder(root, split)
     if root.is_file():
@@ -46,6 +52,17 @@ def open_source(data: str, split: str = "val") -> Source:
     from regvit_jax.records import RecordSource
 
     return RecordSource.open(find_prepared(data), split, data)
+
+
+def _open_embedded(data: str, split: str) -> Source:
+    """Drawn on demand; only what is asked for is imported."""
+    if data == "cues":
+        from regvit_jax.cues import CuesSource
+
+        return CuesSource.open(split)
+    from regvit_jax.digits import DigitsSource
+
+    return DigitsSource.open(split)
 
 
 def _open_folder(root: Path, split: str) -> Source:

@@ -101,11 +101,7 @@ class DigitsSource:
             raise InputError(f"The digits have the splits {sorted(SPLITS)}, not {split!r}.")
         if size < 16:
             raise InputError(f"A digit needs an image of at least 16 px, got {size}.")
-        for module in ("sklearn", "skimage"):
-            if importlib.util.find_spec(module) is None:
-                raise InputError(
-                    f"The embedded digits need {module}. Install it: pip install regvit-jax[data]."
-                )
+        check_libraries("digits")
         return cls(split, size, seed, SPLITS[split] if num_images is None else num_images)
 
     @property
@@ -141,9 +137,25 @@ class DigitsSource:
             (self.seed, list(SPLITS).index(self.split), self.epoch, index)
         )
         ink = _draw_ink(canvases[index % len(canvases)], self.size, generator)
-        image = _draw_texture(textures[generator.integers(len(textures))], self.size, generator)
+        image = draw_texture(textures[generator.integers(len(textures))], self.size, generator)
         box = _place(image, ink, generator)
         return Scene(image.round().astype(np.uint8), int(labels[index % len(labels)]), box)
+
+
+def check_libraries(data: str) -> None:
+    """Raises unless the libraries that an embedded data set is made from are installed.
+
+    Args:
+      data: Its name.
+
+    Raises:
+      InputError: If one is missing.
+    """
+    for module in ("sklearn", "skimage"):
+        if importlib.util.find_spec(module) is None:
+            raise InputError(
+                f"The embedded {data} need {module}. Install it: pip install regvit-jax[data]."
+            )
 
 
 @functools.cache
@@ -162,6 +174,20 @@ def digits_of(split: str) -> tuple[UInt8[np.ndarray, "n 8 8"], Int[np.ndarray, "
 def textures_of(split: str, size: int) -> tuple[Float[np.ndarray, "h w 3"], ...]:
     """The regions of the photographs that a split may use, scaled for images of a size."""
     return tuple(_region(read_image(path), split, size) for path in _photograph_paths())
+
+
+def draw_texture(
+    region: Float[np.ndarray, "h w 3"], size: int, generator: np.random.Generator
+) -> Float[np.ndarray, "s s 3"]:
+    """A random crop, mirrored or turned, made dark and flat enough for a light digit."""
+    top = generator.integers(region.shape[0] - size + 1)
+    left = generator.integers(region.shape[1] - size + 1)
+    crop = region[top : top + size, left : left + size]
+    if generator.random() < 0.5:
+        crop = crop[:, ::-1]
+    crop = np.rot90(crop, int(generator.integers(4)))
+    level, contrast = generator.uniform(*_TEXTURE_LEVEL), generator.uniform(*_TEXTURE_CONTRAST)
+    return (level + contrast * (crop - crop.mean())).clip(0, 255).astype(np.float32)
 
 
 def _photograph_paths() -> list[Path]:
@@ -212,20 +238,6 @@ def _draw_ink(
     ink = ((np.asarray(drawn, np.float32) / 255 - 0.5) * 2.5 + 0.5).clip(0, 1)
     rows, cols = (np.flatnonzero((ink >= _VISIBLE).any(axis)) for axis in (1, 0))
     return ink[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
-
-
-def _draw_texture(
-    region: Float[np.ndarray, "h w 3"], size: int, generator: np.random.Generator
-) -> Float[np.ndarray, "s s 3"]:
-    """A random crop, mirrored or turned, made dark and flat enough for a light digit."""
-    top = generator.integers(region.shape[0] - size + 1)
-    left = generator.integers(region.shape[1] - size + 1)
-    crop = region[top : top + size, left : left + size]
-    if generator.random() < 0.5:
-        crop = crop[:, ::-1]
-    crop = np.rot90(crop, int(generator.integers(4)))
-    level, contrast = generator.uniform(*_TEXTURE_LEVEL), generator.uniform(*_TEXTURE_CONTRAST)
-    return (level + contrast * (crop - crop.mean())).clip(0, 255).astype(np.float32)
 
 
 def _place(

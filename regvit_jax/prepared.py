@@ -112,12 +112,12 @@ def _folders_in(folder: Path) -> list[Path]:
 def _unknown(data: str, name: str, root: Path) -> str:
     """What is wrong with a name, what is there, and how to get the rest."""
     there = _names_in(root)
-    near = difflib.get_close_matches(name, [*there, *_names_of_tfds(), "digits"], n=3)
+    near = difflib.get_close_matches(name, [*there, *_names_of_tfds(), "digits", "cues"], n=3)
     prepared = f"those prepared are {', '.join(there)}" if there else "none is prepared there"
     sentences = [
         f"There is no folder {data}, and no data set of that name prepared in {root} ({prepared}).",
-        'Expected "digits", a folder of images or of class folders, or a prepared data set of '
-        "TensorFlow Datasets.",
+        'Expected "digits", "cues", a folder of images or of class folders, or a prepared data set '
+        "of TensorFlow Datasets.",
     ]
     if near and name not in near:
         sentences.append(f"Did you mean {' or '.join(near)}?")

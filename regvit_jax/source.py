@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 
 from regvit_jax.errors import InputError
@@ -27,6 +27,9 @@ class Sample(NamedTuple):
     """Which objects reach beyond the picture or are hidden in part; None where unknown."""
     is_difficult: Bool[np.ndarray, " m"] | None = None
     """Which objects are hard to recognise, says who drew the boxes; None where unknown."""
+    token_targets: Int[np.ndarray, "r c"] | Float[np.ndarray, "r c k"] | None = None
+    """What a token loss teaches each patch of a grid of r x c that covers the image: one class (-1:
+    nothing), or shares of all k classes (all 0: nothing); None where the source has none."""
 
 
 @runtime_checkable
@@ -75,6 +78,16 @@ class RedrawnSource(Source, Protocol):
     """A source that draws its images anew in every epoch of training."""
 
     def at_epoch(self, epoch: int) -> Source: ...
+
+
+@runtime_checkable
+class TokenSource(Source, Protocol):
+    """A source whose samples have targets for their patches."""
+
+    @property
+    def token_classes(self) -> int:
+        """Classes that a patch can have."""
+        ...
 
 
 def read_encoded(path: Path, label: int) -> Encoded:

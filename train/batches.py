@@ -21,6 +21,7 @@ from regvit_jax.train.crops import Crop, cut, generator_of, random_resized_crop,
 from regvit_jax.train.decoding import check_decoder, decode_crop
 from regvit_jax.train.recipe import DataConfig, Recipe
 from regvit_jax.train.step import TrainBatch
+from regvit_jax.train.token_labels import token_targets
 
 BATCHES_AHEAD = 2
 REPLACE_ADVICE = "To train on other images in the place of such: --skip-unreadable."
@@ -163,9 +164,10 @@ class TrainBatches:
     def _collect(self) -> Generator[TrainBatch]:
         for _ in self.steps:
             rows: list[Future] = list(itertools.islice(self._futures, self._size))
-            pixels, labels = zip(*(row.result() for row in rows), strict=True)
+            pixels, labels, tokens = zip(*(row.result() for row in rows), strict=True)
+            targets = None if tokens[0] is None else np.stack(tokens)
             # All images of a batch were written into one array.
-            yield TrainBatch(pixels[0], np.array(labels, np.int32))
+            yield TrainBatch(pixels[0], np.array(labels, np.int32), targets)
 
     def _places(self) -> Iterator["_Place"]:
         """What each call of `_read` is about, batch by batch."""
@@ -180,13 +182,13 @@ class TrainBatches:
             for row, (place, index) in enumerate(zip(places, indices, strict=True)):
                 yield _Place(source, plan.epoch, int(place), int(index), pixels, row)
 
-    def _read(self, place: "_Place") -> tuple[UInt8[np.ndarray, "b h w 3"], int]:
-        """Writes one image into its row; returns the array and the image's label."""
+    def _read(self, place: "_Place") -> "Cropped":
+        """Writes one image into its row; returns the whole array, and what the image is."""
         count = len(place.source)
         for index in range(place.image, place.image + count):
             try:
                 generator = generator_of(self.recipe.seed, place.epoch, place.place)
-                pixels, label = read_crop(
+                found = read_crop(
                     place.source, index % count, self.recipe, self.preprocess, generator
                 )
             except InputError as error:
@@ -194,8 +196,8 @@ class TrainBatches:
                     raise InputError(f"{error} {REPLACE_ADVICE}") from None
                 self.unreadable.add(str(error))
             else:
-                place.pixels[place.row] = pixels
-                return place.pixels, label
+                place.pixels[place.row] = found.pixels
+                return found._replace(pixels=place.pixels)
         raise InputError(f"None of the {count} images of {self.source.name} can be read.")
 
 
@@ -210,14 +212,23 @@ class _Place(NamedTuple):
     row: int
 
 
+class Cropped(NamedTuple):
+    """What training reads of one image."""
+
+    pixels: UInt8[np.ndarray, "*b h w 3"]
+    label: int
+    tokens: np.ndarray | None = None
+    """Targets of the patches, (n,) or (n, k), if the recipe has a token loss."""
+
+
 def read_crop(
     source: Source,
     index: int,
     recipe: Recipe,
     preprocess: Preprocess,
     generator: np.random.Generator,
-) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-    """Pixels and label of one image, cropped as the recipe says.
+) -> Cropped:
+    """One image, cropped as the recipe says.
 
     Args:
       source: Where the image comes from.
@@ -232,14 +243,18 @@ def read_crop(
     data, size = recipe.data, recipe.model.image_size
     if data.crop == "evaluation":
         sample = source[index]
-        return preprocess.pixels(sample.image), sample.label
+        pixels = preprocess.pixels(sample.image)
+        if not recipe.token_loss:
+            return Cropped(pixels, sample.label)
+        tokens = token_targets(sample, recipe, source.file_names[index])
+        return Cropped(pixels, sample.label, tokens)
 
     choose = functools.partial(choose_crop, recipe=recipe, generator=generator)
     if isinstance(source, EncodedSource):
         encoded = source.encoded(index)
-        return decode_crop(encoded, choose, size, data.decoder), encoded.label
+        return Cropped(decode_crop(encoded, choose, size, data.decoder), encoded.label)
     sample = source[index]
-    return cut(sample.image, choose(*sample.image.size), size), sample.label
+    return Cropped(cut(sample.image, choose(*sample.image.size), size), sample.label)
 
 
 def choose_crop(width: int, height: int, recipe: Recipe, generator: np.random.Generator) -> Crop:

@@ -68,7 +68,7 @@ def _run_command(default: Recipe) -> Callable[..., None]:
           out: Directory of the run.
           recipe: What to train, on what, and how.
           hosts: Which processes take part.
-          preset: Recipe that the other options override: demo, imagenette, official-800,
+          preset: Recipe that the other options override: demo, imagenette, organism, official-800,
             official-400, study or finetune. The defaults below are its values.
           variant: Size of the preset's model: tiny, small, medium, base, large or huge.
           allow_changes: Continue a run with another configuration than it was started with.

@@ -34,8 +34,9 @@ from regvit_jax.train.optim import make_optimizer, make_schedule
 from regvit_jax.train.progress import ProgressLine
 from regvit_jax.train.recipe import Recipe, describe
 from regvit_jax.train.rundir import RunDirectory
-from regvit_jax.train.state import Saved
+from regvit_jax.train.state import Saved, TrainState
 from regvit_jax.train.step import check_devices, first_state, init_rng, make_train_step
+from regvit_jax.train.token_labels import check_tokens, with_readout
 from regvit_jax.train.watch import StepCost, StepWatch
 
 BEFORE_THE_FIRST_STEP = "Nothing is lost; the same command continues."
@@ -75,6 +76,7 @@ def train(recipe: Recipe, directory: Path, allow_changes: bool = False) -> Outco
         recipe = for_classes(recipe, len(source.class_names))
         total = recipe.total_steps(len(source))
         check_devices(recipe.data)
+        check_tokens(recipe, source)
         check_init(recipe)
         run = RunDirectory.claim(directory, recipe, is_first(), allow_changes)
         before_the_end(run.states.wait)
@@ -201,11 +203,17 @@ def _newest_state(
     """The newest saved state, or the one before the first step; the same in all processes."""
 
     def fresh() -> Saved:
-        params = start_params(recipe, data.train.class_names, init_rng(recipe.seed))
+        rng = init_rng(recipe.seed)
+        params = start_params(recipe, data.train.class_names, rng)
+        params = with_readout(params, recipe, data.train, rng)
         return Saved(first_state(params, optimizer, recipe), [])
 
-    params = jax.eval_shape(lambda: DeiT3(recipe.model).init(init_rng(0), _one_image(recipe)))
-    template = jax.eval_shape(lambda p: first_state(p, optimizer, recipe), params["params"])
+    def blank() -> TrainState:
+        params = DeiT3(recipe.model).init(init_rng(0), _one_image(recipe))["params"]
+        params = with_readout(params, recipe, data.train, init_rng(0))
+        return first_state(params, optimizer, recipe)
+
+    template = jax.eval_shape(blank)
     found = run.states.restore(template) if run.is_writer else None
     if not int(from_first(np.int32(found is not None))):
         return fresh()

@@ -19,6 +19,7 @@ from regvit_jax.train.hosts import from_first_json
 from regvit_jax.train.recipe import Recipe
 from regvit_jax.train.rundir import EMA, RunDirectory
 from regvit_jax.train.state import TrainState
+from regvit_jax.train.token_labels import without_readout
 
 
 class Milestones:
@@ -86,7 +87,7 @@ class Milestones:
     def keep_epoch(self, state: TrainState, epoch: int) -> None:
         """Writes an epoch's weights."""
         found = {"step": int(state.step), "epoch": epoch}
-        self._save(self.run.epoch_path(epoch), state.params, found)
+        self._save(self.run.epoch_path(epoch), without_readout(state.params), found)
 
     def evaluate(self, state: TrainState) -> dict[str, Any]:
         """Evaluates the weights, writes them as the run's checkpoint, and returns what was found.
@@ -95,19 +96,20 @@ class Milestones:
         best weights of the run so far are kept. The line in the metrics comes last: where it is,
         all the rest is.
         """
-        run, step = self.run, int(state.step)
+        run, step, params = self.run, int(state.step), without_readout(state.params)
         if step >= self.total:  # the work of all steps, should an image stop the evaluation
-            self._save(run.model_path, state.params, {"step": step})
+            self._save(run.model_path, params, {"step": step})
         found: dict[str, Any] = {"step": step, "data": self.data.val.name}
-        found |= self._accuracy(state.params)
+        found |= self._accuracy(params)
         if state.ema is not None:
-            averaged = self._accuracy(state.ema)
+            ema = without_readout(state.ema)
+            averaged = self._accuracy(ema)
             found |= {f"ema_{name}": averaged[name] for name in ("top1", "top5")}
-            self._save(run.path / EMA, state.ema, found | averaged)
-        self._save(run.model_path, state.params, found)
+            self._save(run.path / EMA, ema, found | averaged)
+        self._save(run.model_path, params, found)
         share = found["top1"]["share"]
         if self.best is None or self.best < share:
-            self._save(run.best_path, state.params, found)
+            self._save(run.best_path, params, found)
             self.best = share
         run.log(found)
         return found

@@ -68,12 +68,17 @@ def mix_images(images: Float[Array, "b h w 3"], mix: Mix) -> Float[Array, "b h w
       images: Normalised.
       mix: Of each image.
     """
-    x, y = jnp.arange(images.shape[2])[None], jnp.arange(images.shape[1])[None]
+    own = own_share(mix, *images.shape[1:3])[..., None]
+    return own * images + (1.0 - own) * swap_partners(images)
+
+
+def own_share(mix: Mix, height: int, width: int) -> Float[Array, "b h w"]:
+    """The part of every pixel that is the image's own, and not its partner's."""
+    x, y = jnp.arange(width)[None], jnp.arange(height)[None]
     x0, y0, x1, y1 = (edge[:, None] for edge in mix.box.T)
     is_col, is_row = (x >= x0) & (x < x1), (y >= y0) & (y < y1)
     is_pasted = is_row[:, :, None] & is_col[:, None, :]
-    own = jnp.where(is_pasted, 0.0, mix.opacity[:, None, None])[..., None]
-    return own * images + (1.0 - own) * swap_partners(images)
+    return jnp.where(is_pasted, 0.0, mix.opacity[:, None, None])
 
 
 def mix_targets(targets: Float[Array, "b c"], mix: Mix) -> Float[Array, "b c"]:

@@ -13,6 +13,8 @@ from regvit_jax.train.recipe import OptimConfig, Trainable
 
 # How much further Muon moves a matrix than Adam a vector: its steps have singular values of 1.
 MUON_RATIO = 10.0
+READOUT = "token_readout"
+"""Among a state's parameters, the layer of the token loss (`regvit_jax.train.token_labels`)."""
 UNDECAYED = frozenset({"pos_embed", "cls_token", "reg_tokens"})
 
 
@@ -66,6 +68,8 @@ def is_decayed(params: Params) -> Params:
 def is_trained(path: tuple[Any, ...], trainable: Trainable) -> bool:
     """Whether the parameter at a path of the tree learns."""
     name = path[0].key
+    if name == READOUT:
+        return True
     in_part = {"reg_tokens": "registers", "head": "head"}.get(name)
     return trainable == "all" or (in_part is not None and in_part in trainable.split("_and_"))
 

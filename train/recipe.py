@@ -170,6 +170,10 @@ class Recipe:
     """One yes-or-no question a class (DeiT-III), or one question among all classes."""
     label_smoothing: float = 0.0
     """Part of the target spread over all classes; only for cross-entropy."""
+    token_loss: float = 0.0
+    """Weight of the loss of patches, beside the image's with weight 1: each patch is to tell its
+    target, where the data have such (cues), through a linear layer that no checkpoint keeps; 0
+    computes none."""
     init: str = ""
     """Checkpoint whose weights the run starts from; its model then is this run's, but for the
     options given. Added registers, a head for other classes and positions of another image size
@@ -213,6 +217,13 @@ class Recipe:
             raise InputError(
                 "Label smoothing does not go with bce, whose targets are 0 or 1. Use --loss "
                 "cross_entropy, or --label-smoothing 0."
+            )
+        if self.token_loss < 0:
+            raise InputError(f"token_loss must not be negative, got {self.token_loss}.")
+        if self.token_loss and self.data.crop != "evaluation":
+            raise InputError(
+                f"Targets of patches do not follow a crop {self.data.crop!r}. With --token-loss, "
+                "use --crop evaluation."
             )
         if self.keep_every_epochs < 0:
             raise InputError(f"keep_every_epochs must be 0 or more, got {self.keep_every_epochs}.")

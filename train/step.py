@@ -23,12 +23,13 @@ from regvit_jax.errors import InputError
 from regvit_jax.memory import release_free_memory
 from regvit_jax.model import DeiT3, stack_blocks, unstack_blocks
 from regvit_jax.preprocess import Preprocess
-from regvit_jax.train.augment import augment
+from regvit_jax.train.augment import augment, draw_augment
 from regvit_jax.train.losses import LOSSES, targets_of
 from regvit_jax.train.mixing import Mix, draw_mixes, mix_images, mix_targets
-from regvit_jax.train.optim import is_trained
+from regvit_jax.train.optim import READOUT, is_trained
 from regvit_jax.train.recipe import DataConfig, Recipe, Trainable
 from regvit_jax.train.state import TrainState
+from regvit_jax.train.token_labels import Tokens, seen_targets, token_loss, without_readout
 
 AXIS = "data"
 INIT_STREAM = 0x1217
@@ -39,6 +40,8 @@ class TrainBatch(NamedTuple):
 
     pixels: UInt8[Array | np.ndarray, "b h w 3"]
     labels: Int[Array | np.ndarray, " b"]
+    tokens: Tokens | None = None
+    """Targets of the patches, if the recipe has a token loss."""
 
 
 class StepMetrics(NamedTuple):
@@ -154,6 +157,7 @@ BatchLoss = Callable[[Params, TrainBatch, Draws], Array]
 def make_batch_loss(model: DeiT3, recipe: Recipe, preprocess: Preprocess) -> BatchLoss:
     """Returns `batch_loss(params, batch, draws)`, the losses of the images added up."""
     loss, config = LOSSES[recipe.loss], model.config
+    patches = model.layout(config.image_shape).patches
 
     def batch_loss(params: Params, batch: TrainBatch, draws: Draws) -> Float[Array, ""]:
         for_augment, for_drop_path = jax.vmap(jax.random.split, out_axes=1)(draws.rngs)
@@ -164,8 +168,17 @@ def make_batch_loss(model: DeiT3, recipe: Recipe, preprocess: Preprocess) -> Bat
             images = mix_images(images, draws.mix)
             targets = mix_targets(targets, draws.mix)
         drop_path = draw_drop_path(for_drop_path, config.drop_path_rate, config.depth)
-        logits: Any = model.apply({"params": freeze(params, recipe.trainable)}, images, drop_path)
-        return loss(logits, targets).sum()
+        params = freeze(params, recipe.trainable)
+        if not recipe.token_loss:
+            logits: Any = model.apply({"params": params}, images, drop_path)
+            return loss(logits, targets).sum()
+        readout, variables = params[READOUT], {"params": without_readout(params)}
+        trace: Any = model.apply(variables, images, (), None, drop_path, method="trace")
+        is_flipped = draw_augment(for_augment, recipe.data).is_flipped if recipe.data.flip else None
+        assert batch.tokens is not None
+        wanted = seen_targets(batch.tokens, readout["bias"].shape[0], is_flipped, draws.mix, recipe)
+        of_tokens = token_loss(readout, trace.normed[:, patches], wanted)
+        return (loss(trace.logits, targets) + recipe.token_loss * of_tokens).sum()
 
     return batch_loss
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from regvit_jax.arrays import ARRAYS_FOLDER, CHECKSUMS_FILE
 from regvit_jax.checkpoint import CONFIG_FILE, resolve
-from regvit_jax.data import open_source
+from regvit_jax.data import is_embedded, open_source
 from regvit_jax.image_folder import FolderSource
 from regvit_jax.prepared import find_prepared
 from regvit_jax.source import Source
@@ -88,7 +88,7 @@ def _files(data: str, source: Source, indices: Sequence[int]) -> Iterator[tuple[
             note = (source.root / ANNOTATIONS / name).with_suffix(".xml")
             if note.is_file():
                 yield note.name, note
-    elif data != "digits" or Path(data).exists():
+    elif not is_embedded(data):
         root = Path(data).expanduser()
         for file in sorted((root if root.is_dir() else find_prepared(data)).rglob("*")):
             if file.is_file():
