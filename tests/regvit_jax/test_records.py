@@ -261,7 +261,7 @@ def test_a_part_that_makes_no_sense_is_refused(data_dir, part):
         ("pictures:1.0.0", r"no data set of that name prepared"),
         ("voc", r"prepared in the variants 2007, 2012\. Choose one: voc/2007"),
         ("voc/2013", r"voc/2007, voc/2012"),
-        ("two words", r"Expected \"digits\", a folder"),
+        ("two words", r"Expected \"digits\", \"cues\", a folder"),
     ],
 )
 def test_an_unknown_name_is_answered_with_what_there_is(data_dir, monkeypatch, data, answer):
