@@ -105,7 +105,6 @@ TRAINED := $(if $(CHECKPOINTS),,$(RUNS:%=%/result.json))
 registers = $(firstword $(subst -seed, ,$*))
 seed = $(or $(word 2,$(subst -seed, ,$*)),0)
 VOC_RESULTS := $(if $(VOC),$(OUT)/lost-voc/results.json)
-SECTIONS := norms attention similarity reconstruction probe lost lost-voc compare
 
 reproduce: $(if $(filter full,$(SCALE)),plan) $(OUT)/report.html
 	@echo "Open $(OUT)/report.html"
@@ -129,7 +128,7 @@ $(OUT)/lost-voc/results.json: $(OUT)/inputs.txt $(TRAINED) | $(NEEDS)-run
 $(OUT)/report.html: $(OUT)/inputs.txt $(TRAINED) $(VOC_RESULTS) | $(NEEDS)-run
 	$(BIN)/regvit-analyze all --checkpoint $(MODELS) --data $(DATA) --num-images $(NUM_IMAGES) --num-train-images $(NUM_TRAIN_IMAGES) --overwrite --out $(@D)
 ifdef VOC
-	$(BIN)/regvit-analyze report --runs $(MODELS) --out $@ --results $$(for name in $(SECTIONS); do test -d $(@D)/$$name && echo $(@D)/$$name; done)
+	$(BIN)/regvit-analyze report --runs $(MODELS) --out $@ --results $$(ls $(@D)/*/results.json | xargs -n 1 dirname)
 endif
 
 # --- quality -----------------------------------------------------------------------------------

@@ -1,57 +1,32 @@
-"""The command `regvit-analyze`: one subcommand a question, and the report."""
+"""The command `regvit-analyze`: one subcommand for each analysis, your own ones, and the page."""
 
-import importlib
+import dataclasses
+import functools
+import operator
 import sys
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from regvit_jax.analysis.engine.stopping import stoppable
-from regvit_jax.analysis.options import (
-    AllOptions,
-    AttentionOptions,
-    CompareOptions,
-    LostOptions,
-    NormsOptions,
-    ProbeOptions,
-    ReconstructionOptions,
-    ReportOptions,
-    SimilarityOptions,
-)
+from regvit_jax.analysis.options import AllOptions, CompareOptions, ReportOptions, RunOptions
+from regvit_jax.analysis.questions import analysis_of, known
 from regvit_jax.analysis.spoken import shown
 from regvit_jax.console import VERSION_HINT, run
+from regvit_jax.errors import InputError
 from regvit_jax.repeated import gathered
 
-Command = (
-    Annotated[NormsOptions, tyro.conf.subcommand("norms", prefix_name=False)]
-    | Annotated[AttentionOptions, tyro.conf.subcommand("attention", prefix_name=False)]
-    | Annotated[SimilarityOptions, tyro.conf.subcommand("similarity", prefix_name=False)]
-    | Annotated[ProbeOptions, tyro.conf.subcommand("probe", prefix_name=False)]
-    | Annotated[ReconstructionOptions, tyro.conf.subcommand("reconstruction", prefix_name=False)]
-    | Annotated[LostOptions, tyro.conf.subcommand("lost", prefix_name=False)]
-    | Annotated[AllOptions, tyro.conf.subcommand("all", prefix_name=False)]
-    | Annotated[CompareOptions, tyro.conf.subcommand("compare", prefix_name=False)]
-    | Annotated[ReportOptions, tyro.conf.subcommand("report", prefix_name=False)]
-)
-
-ANALYSES: dict[type, str] = {
-    NormsOptions: "regvit_jax.analysis.questions.norms.command",
-    AttentionOptions: "regvit_jax.analysis.questions.attention.command",
-    ProbeOptions: "regvit_jax.analysis.questions.probe.command",
-    AllOptions: "regvit_jax.analysis.all_command",
-    CompareOptions: "regvit_jax.analysis.comparing.compare",
-    LostOptions: "regvit_jax.analysis.questions.lost.command",
-    SimilarityOptions: "regvit_jax.analysis.questions.similarity.command",
-    ReconstructionOptions: "regvit_jax.analysis.questions.reconstruction.command",
+RUN = "run"
+OTHERS: dict[str, type] = {
+    RUN: RunOptions,
+    "all": AllOptions,
+    "compare": CompareOptions,
+    "report": ReportOptions,
 }
-"""Where each question is answered: a module with `analyse(options)`, which writes the results and
-returns them, and `summary_lines(results)`."""
-
-SEVERAL = frozenset(
-    {"--checkpoint", "--data", "--show", "--skip", "--results", "--runs"}
-    | {"--neighbours", "--feature", "--layer", "--gram-bias"}
-)
-"""Options of several values; given again, they add to what was given."""
+"""Subcommands that are no analysis of the tool's."""
 
 EXAMPLES = f"""What registers change, measured. {VERSION_HINT}
 
@@ -65,34 +40,94 @@ def main() -> None:
 
 
 def _main() -> None:
+    arguments = sys.argv[1:]
     with stoppable():
-        _answer()
+        own = arguments[:1] == [RUN] and len(arguments) > 1 and arguments[1][:1] != "-"
+        lines = _run_file(Path(arguments[1]), arguments[2:]) if own else _answer(arguments)
+        for line in lines:
+            sys.stdout.write(shown(line, keep="\n") + "\n")
 
 
-def _answer() -> None:
+def _answer(arguments: Sequence[str]) -> list[str]:
+    """Runs a command of the tool's; what it answers, line by line."""
+    kinds = {**known(), **OTHERS}
+    commands = [
+        Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)]
+        for name, kind in kinds.items()
+    ]
     options: Any = tyro.cli(
-        Command,  # type: ignore[arg-type]
-        args=gathered(sys.argv[1:], SEVERAL, {"--data"}),
+        functools.reduce(operator.or_, commands),  # type: ignore[call-overload]
+        args=gathered(arguments, _several(kinds.values()), {"--data"}),
         prog="regvit-analyze",
         description=EXAMPLES,
     )
-    for line in _dispatch(options):
-        sys.stdout.write(shown(line, keep="\n") + "\n")
+    (name,) = (name for name, kind in kinds.items() if type(options) is kind)
+    return _dispatch(name, options)
 
 
-def _dispatch(options: Any) -> list[str]:
+def _run_file(file: Path, arguments: Sequence[str]) -> list[str]:
+    """Runs the analysis of a file; what it answers, line by line."""
+    from regvit_jax.analysis.own import load_analysis
+
+    analysis, checksum = load_analysis(file)
+    options: Any = tyro.cli(
+        analysis.options,
+        args=gathered(arguments, _several([analysis.options]), {"--data"}),
+        prog=f"regvit-analyze {RUN} {file}",
+        description=f"{analysis.heading}. {analysis.text}",
+    )
+    return _analyse(analysis, options, checksum)
+
+
+def _several(kinds: Iterable[Any]) -> frozenset[str]:
+    """Options of several values; given again, they add to what was given."""
+    fields = [field for kind in kinds for field in dataclasses.fields(kind)]
+    several = [field.name for field in fields if typing.get_origin(field.type) is tuple]
+    return frozenset("--" + name.replace("_", "-") for name in several)
+
+
+def _dispatch(name: str, options: Any) -> list[str]:
     """Runs a command; what it answers, line by line. Heavy imports wait until here."""
-    if isinstance(options, ReportOptions):
+    if name == RUN:
+        raise InputError(f"Name the file first: regvit-analyze {RUN} FILE --checkpoint ...")
+    if name == "report":
         from regvit_jax.analysis.report.page import write_report
 
         write_report(options)
         return [f"Report: {options.out}"]
+    if name == "compare":
+        from regvit_jax.analysis.comparing import compare
+
+        return [*compare.summary_lines(compare.analyse(options)), f"Results: {options.out}"]
+    if name != "all":
+        return _analyse(analysis_of(name), options)
+    from regvit_jax.analysis import all_command
+    from regvit_jax.analysis.engine.answer import forecast_all
     from regvit_jax.compilation import cache_compilations
 
     cache_compilations()
-    question = importlib.import_module(ANALYSES[type(options)])
-    results = question.analyse(options)
-    lines = question.summary_lines(results)
-    if skipped := results["data"]["skipped"]:
-        lines.append(f"{len(skipped)} unreadable images were left out; results.json names them.")
-    return [*lines, f"Results: {options.out}"]
+    if options.dry_run:
+        questions, notes = all_command.open_questions(options)
+        return [*notes, *forecast_all(questions)]
+    results = all_command.analyse(options)
+    return [*all_command.summary_lines(results), *_left_out(results), f"Results: {options.out}"]
+
+
+def _analyse(analysis: Any, options: Any, checksum: str = "") -> list[str]:
+    """Runs one analysis, or says what it would do."""
+    from regvit_jax.analysis.engine.answer import answer, forecast_all
+    from regvit_jax.analysis.engine.written import question, summary_lines
+    from regvit_jax.compilation import cache_compilations
+
+    cache_compilations()
+    asked = question(analysis, options, checksum)
+    if options.dry_run:
+        return forecast_all([asked])
+    results = answer(asked)
+    return [*summary_lines(results), *_left_out(results), f"Results: {options.out}"]
+
+
+def _left_out(results: Mapping[str, Any]) -> list[str]:
+    skipped = len(results["data"]["skipped"])
+    line = f"{skipped} unreadable images were left out; results.json names them."
+    return [line] if skipped else []

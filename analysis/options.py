@@ -2,20 +2,14 @@
 
 import dataclasses
 import functools
-import math
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
+
+import tyro
 
 from regvit_jax.errors import InputError
 
 Protocol = Literal["official", "study"]
-Feature = Literal["query", "key", "value"]
-HeadChoice = Literal["both", "mean", "each"]
-ProbedStream = Literal["normed", "last"]
-OutlierDefinition = Literal[
-    "quantile_98", "quantile_99_5", "mean_plus_3sd", "3_x_median", "absolute_150", "group"
-]
-AnalysisName = Literal["norms", "attention", "similarity", "probe", "reconstruction", "lost"]
 Options = TypeVar("Options", bound="ImageOptions")
 
 
@@ -23,12 +17,15 @@ Options = TypeVar("Options", bound="ImageOptions")
 class ImageOptions:
     """What every analysis of images asks for."""
 
+    rank: ClassVar[int] = 100
+    """Place of the analysis among the others: on the page, in the help, in `all`."""
+
     checkpoint: tuple[Path, ...]
     """Checkpoint directories or training runs; all are analysed on the same images."""
     data: str
     """A folder of images or of class folders, a VOC root, a data set of TensorFlow Datasets that is
-    prepared (cifar10, voc/2007, name@folder, or its folder), or "digits", the embedded one; or
-    images: files, folders and patterns, one or several."""
+    prepared (cifar10, voc/2007, name@folder, or its folder), or an embedded one
+    ("digits", "cues"); or images: files, folders and patterns, one or several."""
     out: Path
     """Folder for results.json, tables and figures; appears only when everything is done."""
     split: str = "val"
@@ -54,6 +51,9 @@ class ImageOptions:
     """Of the choice of images, the intervals and the random twin."""
     overwrite: bool = False
     """Replace results of another configuration in `out`."""
+    dry_run: bool = False
+    """Only say which passes over the images there will be, how long they take and how much disk
+    they need, from a few measured batches."""
 
     def __post_init__(self) -> None:
         if not self.checkpoint:
@@ -78,7 +78,7 @@ class ImageOptions:
           InputError: If a checkpoint is none, or there are no images.
         """
         values = dataclasses.asdict(self)
-        for name in ("out", "overwrite"):
+        for name in ("out", "overwrite", "dry_run"):
             del values[name]
         values["checkpoint"] = [str(path) for path in self.checkpoint]
         return values | self._contents
@@ -87,114 +87,34 @@ class ImageOptions:
         """The parts of the data, and how many images of each are drawn; 0 is all."""
         return [(self.split, self.num_images)]
 
+    def contents_of(self, part: str) -> str:
+        """A checksum of the images that are drawn from a part of the data."""
+        return self._images[part]
+
     @functools.cached_property
     def _contents(self) -> dict[str, Any]:
         """What the checkpoints and the images are, whatever they are called."""
-        from regvit_jax.analysis.engine.identity import images_of, weights_of
+        from regvit_jax.analysis.engine.identity import weights_of
 
-        splits, counts = zip(*self.drawn(), strict=True)
         return {
             "weights": [weights_of(path) for path in self.checkpoint],
-            "images": images_of(self.data, splits, counts, self.seed),
+            "images": list(self._images.values()),
         }
 
+    @functools.cached_property
+    def _images(self) -> dict[str, str]:
+        """By part of the data, a checksum of the images that are drawn from it."""
+        from regvit_jax.analysis.engine.identity import images_of
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NormsOptions(ImageOptions):
-    """How large is each token in each layer, and are there outliers among the patches?"""
-
-    twin: bool = True
-    """Also analyse a randomly initialised model of each configuration, as a control."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AttentionOptions(ImageOptions):
-    """Where do CLS and the registers look?"""
-
-    layer: int = -1
-    """Block whose maps are drawn, from 0; -1 is the last."""
-    heads: HeadChoice = "both"
-    """Draw the mean over the heads, each head, or both."""
-    rollout: bool = True
-    """Also draw attention rollout (all blocks together) on the shown images."""
+        return {part: images_of(self.data, part, count, self.seed) for part, count in self.drawn()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SimilarityOptions(ImageOptions):
-    """Do outlier patches look like their neighbours?
+class ProbingOptions(ImageOptions):
+    """What every analysis asks for whose probes learn on other images than they are judged on."""
 
-    No single image is drawn: --num-shown and --show change nothing.
-    """
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProbeOptions(ImageOptions):
-    """What does each kind of token know of the image's class?
-
-    The data have class folders, in "train" and "val"; without these, a random fifth of the images
-    is held out for validation.
-    """
-
-    num_images: int = 0
-    """Validation images, drawn at random when there are more; 0 is all."""
     num_train_images: int = 0
     """Training images, drawn at random when there are more; 0 is all."""
-    features: ProbedStream = "normed"
-    """Probe tokens after ("normed") or before ("last") the last LayerNorm."""
-    outlier: OutlierDefinition = "quantile_98"
-    """What an outlier patch is, by its norm before the last LayerNorm among all patches of the
-    training images; "group" asks for a separate group of large norms, which may not exist."""
-    without_outlier: Literal["skip", "largest"] = "skip"
-    """Images without an outlier: leave them out of that probe, or take their largest patch."""
-    draws: int = 5
-    """How often random patches are drawn."""
-    num_strengths: int = 45
-    """Strengths C to choose from, between 1e-6 and 1e5."""
-    neighbours: tuple[int, ...] = (10, 20, 100, 200)
-    """Numbers of nearest neighbours to choose from; none leaves this probe out."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.split != "val":
-            raise InputError(
-                "The probe learns on the training split and is tried on val: no other "
-                "--split is possible."
-            )
-        for name, least in (("num_train_images", 0), ("draws", 1), ("num_strengths", 1)):
-            if getattr(self, name) < least:
-                option = name.replace("_", "-")
-                raise InputError(f"--{option} must be at least {least}, got {getattr(self, name)}.")
-        if any(k < 1 for k in self.neighbours):
-            raise InputError(f"--neighbours must be at least 1, got {self.neighbours}.")
-
-    def drawn(self) -> list[tuple[str, int]]:
-        return [("train", self.num_train_images), ("val", self.num_images)]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReconstructionOptions(ImageOptions):
-    """How much of its pixels and of its position does a patch token still hold?
-
-    Probes learn on the training part of the data and are judged on the validation part; of data
-    without parts, a fifth is set apart for judging.
-    """
-
-    layer: int = -1
-    """Block whose output the probes read, from 0; -1 is the last."""
-    num_train_images: int = 2000
-    """Training images, drawn at random when there are more; 0 is all."""
-    patches_per_image: int = 49
-    """Random patches of each training image that the MLP and the position probe learn from; 0 is
-    all. The linear probe to pixels always learns from all."""
-    mlp: bool = True
-    """Also train the non-linear probe to pixels."""
-    probe: Path | None = None
-    """An `.npz` file with a trained non-linear probe (`regvit-convert import` makes one of the
-    study's), used instead of training one."""
-    max_epochs: int = 200
-    """Epochs after which a probe stops learning, if it has not stopped early."""
-    patience: int = 5
-    """Epochs without a better score after which a probe stops learning."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -203,99 +123,32 @@ class ReconstructionOptions(ImageOptions):
                 "Probes learn on the training part and are judged on the validation part of the "
                 "data; leave out --split."
             )
-        if min(self.num_train_images, self.patches_per_image) < 0:
-            raise InputError("--num-train-images and --patches-per-image must be 0 (all) or more.")
-        if min(self.max_epochs, self.patience) < 1:
-            raise InputError("--max-epochs and --patience must be at least 1.")
-        if self.protocol == "study" and self.layer != -1:
-            raise InputError("--protocol study reads the last block; leave out --layer.")
+        if self.num_train_images < 0:
+            raise InputError(
+                f"--num-train-images must be 0 (all) or more, got {self.num_train_images}."
+            )
 
     def drawn(self) -> list[tuple[str, int]]:
         return [("train", self.num_train_images), ("val", self.num_images)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LostOptions(ImageOptions):
-    """Where is an object, says the likeness of patches? LOST finds one box in each image.
-
-    Of --feature, --layer and --gram-bias several values may be named: every combination is
-    measured in the same pass, the first of each gives predictions and figures. What follows
-    --gram-bias is by --protocol unless given; each of the study's faults can be switched.
-    """
-
-    split: str = "auto"
-    """Which part of the data; "auto" is trainval for VOC, as in published figures, else val."""
-    num_images: int = 0
-    """Images to analyse, drawn at random when there are more; 0 is all."""
-    feature: tuple[Feature, ...] = ()
-    """Of the attention, heads side by side; values for DeiT, keys for DINO unless given."""
-    layer: tuple[int, ...] = (-1,)
-    """Block whose features are compared, from 0; -1 is the last."""
-    k: int = 100
-    """Patches of lowest degree that may join the seed."""
-    gram_bias: tuple[float, ...] = ()
-    """Added to all products of features: 0 in `official`, 0.05 in `study`."""
-    centre_features: bool | None = None
-    """Subtract the image's mean feature and scale to length 1 (`study`)."""
-    frame: Literal["file", "crop"] | None = None
-    """"file": full resolution, padded (`official`); "crop": what evaluation crops (`study`)."""
-    drop_hard: bool | None = None
-    """Leave out objects flagged as truncated or difficult (`study`)."""
-    drop_empty: bool | None = None
-    """Leave out annotated images without an object (`study`); else they have boxes, no score."""
-    shift_far_corner: bool | None = None
-    """Fault of the study: objects end a pixel early, on the right and below."""
-    stretch_objects: bool | None = None
-    """Fault of the study: objects are stretched to the crop, not cropped."""
-    clip_to_file: bool | None = None
-    """Fault of the study: boxes in the crop are clipped to the size of the file."""
-    max_patches: int = 5000
-    """Refuse images of more patches: a network's memory grows with the square of their number."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("k", "max_patches"):
-            if getattr(self, name) < 1:
-                option = name.replace("_", "-")
-                raise InputError(f"--{option} must be at least 1, got {getattr(self, name)}.")
-        if not self.layer:
-            raise InputError("Name at least one block after --layer.")
-        if not all(map(math.isfinite, self.gram_bias)):
-            raise InputError(f"--gram-bias must be finite, got {self.gram_bias}.")
-        if self.image_size is not None and self.resolved_frame == "file":
-            raise InputError(
-                "--image-size is the side of a square crop; --frame file takes images as they "
-                "are. Add --frame crop."
-            )
-
-    def drawn(self) -> list[tuple[str, int]]:
-        from regvit_jax.analysis.questions.lost.command import resolved_split
-
-        return [(resolved_split(self), self.num_images)]
-
-    @property
-    def resolved_frame(self) -> Literal["file", "crop"]:
-        """The frame, by protocol unless given."""
-        return self.frame or ("crop" if self.protocol == "study" else "file")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class AllOptions:
     """Every analysis, the comparison and the page, each in a folder of `out`.
 
-    Norms, attention and similarity share one pass of each model over the images; the others follow.
-    What is not given is each analysis's own default. Stopped, the same command goes on where it
+    All share one pass of each model over the same part of the data. What is not given is each
+    analysis's own default. Stopped, the same command goes on where it
     was; analyses that are done are kept.
     """
 
     checkpoint: tuple[Path, ...]
     """Checkpoint directories or training runs; all are analysed on the same images."""
     data: str
-    """As for every analysis: a folder, a VOC root, a prepared data set, images, or "digits"."""
+    """As for every analysis: a folder, a VOC root, a prepared or an embedded data set, images."""
     out: Path
     """Folder for norms, attention, ..., compare, and report.html."""
-    skip: tuple[AnalysisName, ...] = ()
-    """Analyses to leave out."""
+    skip: tuple[str, ...] = ()
+    """Analyses to leave out, by name."""
     split: str | None = None
     """Which part of the data, where it has parts."""
     num_images: int | None = None
@@ -320,9 +173,17 @@ class AllOptions:
     """Of the choice of images, the intervals, the probes and the random twin."""
     overwrite: bool = False
     """Replace results of another configuration in `out`; those of the same one are kept."""
+    dry_run: bool = False
+    """As for every analysis: only say what there is to do, and how long it takes."""
 
     def __post_init__(self) -> None:
-        self.of(NormsOptions, "norms")  # what no analysis can take is refused here
+        self.of(ImageOptions, "all")  # what no analysis can take is refused here
+        from regvit_jax.analysis.questions import known
+
+        if unknown := sorted(set(self.skip) - known().keys()):
+            raise InputError(
+                f"--skip {unknown[0]}: no such analysis; there are {', '.join(known())}."
+            )
         if self.out.is_file():
             raise InputError(f"{self.out} is a file; --out names a folder.")
 
@@ -336,6 +197,17 @@ class AllOptions:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["out"] = self.out / name
         return kind(**{k: v for k, v in values.items() if k in names and v is not None})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions(ImageOptions):
+    """Your own analysis: a Python file that defines an `Analysis`; docs/extend.md shows one.
+
+    Options of its own follow the file: `regvit-analyze run FILE --help` lists them.
+    """
+
+    file: tyro.conf.Positional[Path]
+    """The Python file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -208,8 +208,10 @@ def _read_run(folder: Path) -> str:
 
 
 def _make_results(folder: Path) -> list[str]:
-    from regvit_jax.analysis.options import NormsOptions
-    from regvit_jax.analysis.questions.norms.command import analyse
+    from regvit_jax.analysis.engine.answer import answer
+    from regvit_jax.analysis.engine.written import question
+    from regvit_jax.analysis.questions.norms.options import NormsOptions
+    from regvit_jax.analysis.questions.norms.question import ANALYSIS
 
     source = folder.with_name("results-source")
     _make_checkpoint(source / "model")
@@ -219,7 +221,7 @@ def _make_results(folder: Path) -> list[str]:
     options = NormsOptions(
         checkpoint=(source / "model",), data=str(source / "pictures"), out=folder, bootstrap=100
     )
-    analyse(options)
+    answer(question(ANALYSIS, options))
     figures = [p.name for p in folder.glob("*.png")]
     return ["results.json", "results.json", "results.json", figures[0]]
 
@@ -302,7 +304,8 @@ def _read_records(folder: Path) -> str:
 
 
 def _make_probe(folder: Path) -> list[str]:
-    from regvit_jax.analysis.questions.reconstruction.probes import save_probe, start_mlp
+    from regvit_jax.analysis.questions.reconstruction.probe_files import save_probe
+    from regvit_jax.analysis.questions.reconstruction.probes import start_mlp
 
     folder.mkdir(parents=True)
     save_probe(folder / "probe.npz", start_mlp(8, 16, 12, 0), {"kind": "made"})
@@ -310,7 +313,7 @@ def _make_probe(folder: Path) -> list[str]:
 
 
 def _read_probe(folder: Path) -> str:
-    from regvit_jax.analysis.questions.reconstruction.probes import load_probe
+    from regvit_jax.analysis.questions.reconstruction.probe_files import load_probe
 
     probe, info = load_probe(folder / "probe.npz")
     return _digest(probe) + json.dumps(info)

@@ -111,7 +111,8 @@ def our_maps(grid: tuple[int, int], count: int) -> Step:
 def our_photographs(files: list[Path]) -> Step:
     """The loop that `regvit-analyze lost --protocol study` runs."""
     from regvit_jax.analysis.engine.extract import Extractor
-    from regvit_jax.analysis.questions.lost.collector import LostCollector
+    from regvit_jax.analysis.engine.subjects import Images
+    from regvit_jax.analysis.questions.lost.boxes import kept_boxes
     from regvit_jax.analysis.questions.lost.rules import PRESETS, Setting
     from regvit_jax.batches import Batches
     from regvit_jax.image_folder import FolderSource
@@ -121,19 +122,11 @@ def our_photographs(files: list[Path]) -> Step:
     source = FolderSource(files[0].parent, tuple(path.name for path in files), ())
     batches = Batches(source, STUDY_PREPROCESS["lost"], 32)
     setting = Setting("value", model.config.depth - 1, 0.05)
-
-    def collector() -> LostCollector:
-        return LostCollector([setting], PRESETS["study"], NUM_LONELY, np.zeros(0, int))
-
-    extractor = Extractor(model, params, batches.preprocess, 32, collector().reduce)
-
-    def step():
-        collected = collector()
-        for batch, rows in extractor(batches):
-            collected.add(batch, rows)
-        return collected.boxes()
-
-    return step
+    images = Images((str(files[0].parent), "val"), source, np.arange(len(source)))
+    rules = PRESETS["study"]
+    keep = kept_boxes(images, batches.preprocess, [setting], rules.centre_features, NUM_LONELY)
+    extractor = Extractor(model, params, batches.preprocess, 32, keep.reduce)
+    return lambda: np.concatenate([rows["boxes"] for _, rows in extractor(batches)])
 
 
 def measure(rounds: int, files: list[Path]) -> list[dict[str, Any]]:

@@ -50,9 +50,9 @@ def patchify(images: Shaped[AnyArray, "b h w c"], patch_size: int) -> Shaped[Any
 
 
 def unpatchify(
-    patches: Float[Array, "b n v"], patch_size: int, grid: tuple[int, int]
-) -> Float[Array, "b h w c"]:
-    """The images that `patchify` cut up."""
+    patches: Shaped[AnyArray, "b n v"], patch_size: int, grid: tuple[int, int]
+) -> Shaped[AnyArray, "b h w c"]:
+    """The images that `patchify` cut up; on the host for NumPy arrays, of whatever type."""
     return einops.rearrange(
         patches,
         "b (gh gw) (p q c) -> b (gh p) (gw q) c",

@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import re
-import runpy
 import shlex
 import subprocess
 import sys
@@ -24,8 +23,9 @@ import yaml
 from PIL import Image
 
 from regvit_jax import DeiT3, ViTConfig, load, save
-from regvit_jax.analysis.cli import Command
+from regvit_jax.analysis import cli as analysis_cli
 from regvit_jax.analysis.options import ReportOptions
+from regvit_jax.analysis.questions import analysis_of, known
 from regvit_jax.analysis.report.page import write_report
 from regvit_jax.checkpoint import CheckpointInfo, parameter_shapes, unflatten
 from regvit_jax.data import open_source
@@ -71,7 +71,9 @@ def parse(monkeypatch):
     """Parses a command line with the command's own parser; nothing is run, no file is read."""
 
     def analyse(arguments):
-        tyro.cli(Command, args=arguments)
+        with monkeypatch.context() as patch:
+            patch.setattr(analysis_cli, "_dispatch", lambda name, options: [])
+            analysis_cli._answer(arguments)
 
     def convert(arguments):
         from regvit_jax.convert import cli
@@ -139,7 +141,7 @@ def test_every_option_in_a_sentence_exists(parse):
             assert status == 0
             options[command, name] = set(re.findall(r"--[a-z][a-z0-9-]*", text))
     others = {"--help", "--signal"}  # the second is Slurm's
-    known = set().union(*options.values()) | others
+    any_of_them = set().union(*options.values()) | others
     for page in PAGES:
         for code in re.findall(r"`([^`\n]+)`", prose(page)):
             if code.startswith("python -m benchmarks."):  # has options of its own
@@ -147,7 +149,7 @@ def test_every_option_in_a_sentence_exists(parse):
             called = re.search(r"(regvit-[a-z]+)( .*)?", code)
             ours = code if called is None else called[2] or ""
             mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", ours))
-            allowed, words = known, ours.split()
+            allowed, words = any_of_them, ours.split()
             if called is not None and words and not words[0].startswith("-"):
                 assert (called[1], words[0]) in options, f"{name_of(page)}: {code}"
                 allowed = options[called[1], words[0]] | others
@@ -175,6 +177,19 @@ def test_every_key_of_results_that_is_described_is_written_somewhere():
     page = ROOT / "docs" / "analyse.md"
     for code in re.findall(r"`([a-z][a-z0-9]*(?:_[a-z0-9]+)+)`", prose(page)):
         assert code in words, code
+
+
+def test_every_table_of_numbers_is_described_and_there_are_no_others():
+    """`outliers/` begins the keys of a table's numbers."""
+    page = prose(ROOT / "docs" / "analyse.md")
+    described = set(re.findall(r"`([a-z_]+)/`", page))
+    tables = {table.name for name in known() for table in analysis_of(name).tables}
+    assert described - {"mcnemar"} == tables
+    for name in known():
+        for table in analysis_of(name).tables:
+            place = page.index(f"`{table.name}/`")
+            section = page.rindex("\n## ", 0, place)
+            assert page[section:].startswith(f"\n## {name}\n"), table.name
 
 
 def test_the_table_of_presets_says_what_they_are():
@@ -212,7 +227,7 @@ def save_tiny(folder: Path, num_registers: int, **changes) -> ViTConfig:
     return config
 
 
-def test_the_analysis_in_40_lines_computes_what_plain_loops_do(tmp_path, monkeypatch):
+def test_the_analysis_in_40_lines_computes_what_plain_loops_do(tmp_path, monkeypatch, capsys):
     (code,) = code_blocks(ROOT / "docs" / "extend.md", "python")
     assert len(code.splitlines()) <= 40
     assert max(map(len, code.splitlines())) <= 100
@@ -222,8 +237,10 @@ def test_the_analysis_in_40_lines_computes_what_plain_loops_do(tmp_path, monkeyp
     for folder, num_registers in zip(folders, (0, 4), strict=True):
         save_tiny(folder, num_registers)
     arguments = ["--checkpoint", *map(str, folders), "--data", "digits", "--num-images", "8"]
-    monkeypatch.setattr(sys, "argv", [str(script), *arguments, "--out", str(out)])
-    runpy.run_path(str(script), run_name="__main__")
+    monkeypatch.setattr(
+        sys, "argv", ["regvit-analyze", "run", str(script), *arguments, "--out", str(out)]
+    )
+    analysis_cli.main()
 
     results = json.loads((out / "results.json").read_text())
     assert results["data"]["num_images"] == 8
@@ -237,7 +254,9 @@ def test_the_analysis_in_40_lines_computes_what_plain_loops_do(tmp_path, monkeyp
     run = jax.jit(lambda p, x: network.apply({"params": p}, x, method="trace"))
     trace = run(params, images)
     patches = network.layout(images.shape).patches
-    for block, found in zip(trace.blocks, results["models"][1]["cosine_by_block"], strict=True):
+    numbers = results["models"][1]["numbers"]
+    assert list(numbers) == ["alikeness/1/cosine", "alikeness/last/cosine"]
+    for block, found in zip(trace.blocks, numbers.values(), strict=True):
         tokens = np.asarray(block.tokens[:, patches], np.float64)
         expected = np.mean([mean_cosine(image) for image in tokens])
         # Float32 against float64: 3e-8 was measured.
@@ -245,9 +264,17 @@ def test_the_analysis_in_40_lines_computes_what_plain_loops_do(tmp_path, monkeyp
         assert found["n"] == 8
         assert found["interval"][0] < found["value"] < found["interval"][1]
 
+    (pair,) = results["comparisons"]
+    (first, second) = (model["numbers"]["alikeness/last/cosine"] for model in results["models"])
+    difference = pair["differences"]["alikeness/last/cosine"]
+    assert difference["value"] == pytest.approx(second["value"] - first["value"])
+    assert difference["interval"][0] < difference["value"] < difference["interval"][1]
+    printed = capsys.readouterr().out
+    assert f"patches' cosine, last block {second['value']:.3f} [" in printed
+
     page = tmp_path / "alikeness.html"
     write_report(ReportOptions(results=(out,), out=page))
-    assert "How alike are the patches" in page.read_text() or "Alikeness" in page.read_text()
+    assert "<h2>Alikeness of patches</h2>" in page.read_text()
 
 
 def mean_cosine(vectors: np.ndarray) -> float:

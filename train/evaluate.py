@@ -1,6 +1,5 @@
 """How often is a model right, and how sure is that?"""
 
-import math
 import unicodedata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,26 +16,13 @@ from regvit_jax.image_folder import why_no_classes
 from regvit_jax.interrupt import StopRequest
 from regvit_jax.model import DeiT3
 from regvit_jax.preprocess import Preprocess
+from regvit_jax.shares import Share, wilson
 from regvit_jax.source import Source
 from regvit_jax.train.hosts import total
 from regvit_jax.train.step import TrainBatch, make_rank_step
 
-Z_95 = 1.959963984540054
 IMAGES_AT_ONCE = 64
 BY_NAME = "matched by name"
-
-
-class Share(NamedTuple):
-    """A share of n images, with its 95 % interval."""
-
-    share: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        percent = (100 * value for value in (self.share, self.low, self.high))
-        return "{:.2f} % ({:.2f} to {:.2f}, n = {})".format(*percent, self.n)
 
 
 class Accuracy(NamedTuple):
@@ -54,17 +40,6 @@ class Accuracy(NamedTuple):
             "top5": self.top5._asdict(),
             "unreadable_images": self.unreadable,
         }
-
-
-def wilson(hits: int, n: int) -> Share:
-    """A share with Wilson's interval, which also holds near 0 and 1.
-
-    Reference: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
-    """
-    share, z2 = hits / n, Z_95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return Share(share, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
 def evaluate(

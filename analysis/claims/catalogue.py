@@ -64,8 +64,8 @@ CLAIMS = (
         "98 % quantile of the norms after the last LayerNorm: 63.85 (ImageNet), 72.48 (Imagenette)",
         "abstract, README; notebooks on cosine similarity and on reconstruction",
         "Models without registers: `norms` finds a separate group of large norms (rare, far, "
-        "apart, isolated, grown) after some block, and finds none in an untrained model of "
-        "the same shape. A quantile is no evidence: any distribution has one.",
+        "apart, isolated and grown) after some block, and finds none in an untrained model of the "
+        "same shape. A quantile is no evidence: any distribution has one.",
         outliers_exist,
     ),
     Claim(

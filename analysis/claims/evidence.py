@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from regvit_jax.analysis.comparing.epochs import run_folder
 from regvit_jax.analysis.report.tables import number, percent
 from regvit_jax.analysis.statistics.bootstrap import Estimate
+from regvit_jax.data import EMBEDDED
 
 Json = Mapping[str, Any]
 Answer = Literal["supported", "not supported", "cannot tell", "not judged"]
@@ -123,6 +124,11 @@ class Evidence:
                     yield Pair(first, second, differences, results)
 
 
+def number_of(model: Json, key: str) -> Estimate | None:
+    """A model's number by its key; None where it was not measured."""
+    return Estimate.of(model["numbers"].get(key))
+
+
 def unpaired_difference(first: Estimate, second: Estimate) -> Estimate:
     """Second minus first, of shares, from their own intervals.
 
@@ -163,8 +169,8 @@ def unlike(one: Json, other: Json) -> str | None:
 def images(results: Json) -> str:
     """Which images, how many, and whether treated as in the study."""
     data, configuration = results["data"], results["configuration"]
-    digits = configuration.get("data") == "digits"
-    name = "the embedded digits (synthetic)" if digits else _short(Path(str(data["name"])))
+    given = str(configuration.get("data"))
+    name = f"the embedded {given} (synthetic)" if given in EMBEDDED else _short(Path(data["name"]))
     name += " by the study's protocol" if configuration.get("protocol") == "study" else ""
     count = data.get("num_with_object") or data.get("num_images")
     return f"{count} images of {name}" if count else name

@@ -67,7 +67,7 @@ def _about(claim: Claim, findings: Sequence[Finding], answer: Answer) -> str:
     sizes = sorted({model.get("variant") or "custom" for model in models.values()})
     where = " and ".join(dict.fromkeys(finding.images for finding in findings))
     words = f"in {_listed(list(models))} ({', '.join(sizes)} size), on {where}"
-    is_embedded = any("digits (synthetic)" in finding.images for finding in findings)
+    is_embedded = any("(synthetic)" in finding.images for finding in findings)
     is_another = claim.about == STUDIED and (sizes != ["small"] or is_embedded)
     if is_another and answer != "cannot tell":
         words += f"; this says nothing about {STUDIED}"

@@ -1,7 +1,6 @@
 """Which numbers stand beside claims that no rule can judge?"""
 
-from regvit_jax.analysis.claims.evidence import Evidence, in_percent, in_units
-from regvit_jax.analysis.comparing.headlines import find
+from regvit_jax.analysis.claims.evidence import Evidence, in_percent, in_units, number_of
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 
 
@@ -9,22 +8,25 @@ def probe_accuracies(evidence: Evidence) -> list[str]:
     """Accuracy by kind of token, with its sd over the draws."""
     shown = []
     for _, model in evidence.measured("probe"):
-        for kind in model["kinds"]:
-            fits = kind.get("logistic") or {}
-            name = f"{model['label']}, {kind['kind'].replace('cls', 'CLS').replace('_', ' ')}"
-            if kind["kind"] in ("cls", "normal_patch", "outlier_patch", "mean_register") and fits:
-                sd = fits.get("sd_over_draws")
-                text = in_percent(name, Estimate.of(fits.get("accuracy")))
-                shown.append(text if sd is None else f"{text}, sd over draws {100 * sd:.2f}")
+        for kind in ("cls", "normal_patch", "outlier_patch", "mean_register"):
+            place = f"probe/{kind}/logistic"
+            if (accuracy := number_of(model, f"{place}/accuracy")) is None:
+                continue
+            name = f"{model['label']}, {kind.replace('cls', 'CLS').replace('_', ' ')}"
+            sd = number_of(model, f"{place}/sd_over_draws")
+            spread = "" if sd is None else f", sd over draws {100 * sd.value:.2f}"
+            shown.append(in_percent(name, accuracy) + spread)
     return shown
 
 
 def low_tails(evidence: Evidence) -> list[str]:
     """The lower tail of the norms."""
-    path = ("low_tail", "share_below_third")
     return [
-        in_percent(f"{m['label']}, patches below a third of the median", Estimate.of(find(m, path)))
-        for _, m in evidence.measured("norms")
+        in_percent(
+            f"{model['label']}, patches below a third of the median",
+            number_of(model, "norm_extremes/share_below_third"),
+        )
+        for _, model in evidence.measured("norms")
     ]
 
 
@@ -51,10 +53,8 @@ def training_hours(evidence: Evidence) -> list[str]:
     return [f"{label}: {hours:.2f} h of training" for label, hours in evidence.hours.items()]
 
 
-def _map_cosines(evidence: Evidence, key: str, words: str) -> list[str]:
+def _map_cosines(evidence: Evidence, name: str, words: str) -> list[str]:
     return [
-        in_units(
-            f"{m['label']}, {words}", Estimate.of(find(m, ("layers", -1, "register_maps", key)))
-        )
-        for _, m in evidence.measured("attention", lambda m: m["num_registers"] > 1)
+        in_units(f"{model['label']}, {words}", number_of(model, f"registers/{name}"))
+        for _, model in evidence.measured("attention", lambda m: m["num_registers"] > 1)
     ]

@@ -20,6 +20,7 @@ from regvit_jax.analysis.claims.evidence import (
     images,
     in_percent,
     in_units,
+    number_of,
     same_shape,
     unpaired_difference,
 )
@@ -30,7 +31,6 @@ from regvit_jax.analysis.claims.verdicts import (
     unless_without_outliers,
     within,
 )
-from regvit_jax.analysis.comparing.headlines import Where, find
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 
 Findings = list[Finding] | str
@@ -54,15 +54,18 @@ def outliers_exist(evidence: Evidence) -> Findings:
     for results, model in evidence.measured("norms", _is_plain):
         twins = [m for m in results["models"] if m["is_twin"] and m["model"] == model["model"]]
         answer, reason = _existence(model, twins)
-        group = model["verdict"].get("group") or {}
+        group = model.get("group") or {}
         numbers = (
             in_percent("patches in a separate group", Estimate.of(group.get("share")))
             if group
             else in_percent(
                 "patches above 3 x the median norm",
-                Estimate.of(find(model, ("shares", "last", "3_x_median"))),
+                number_of(model, "outliers/last/3_x_median/share"),
             ),
-            in_units("98 % quantile after LayerNorm", _normed_quantile(model)),
+            in_units(
+                "98 % quantile after LayerNorm",
+                number_of(model, "norms_by_layer/normed/patches/q98"),
+            ),
         )
         found.append(Finding((model,), images(results), numbers, answer, reason))
     return found or _missing_plain(evidence, "norms")
@@ -72,10 +75,11 @@ def outliers_shrink(evidence: Evidence) -> Findings:
     """Registers lower the share of patches above 3 x the median norm."""
 
     def judge(pair: Pair) -> tuple[tuple[str, ...], Answer, str]:
-        share = pair.differences.get("share_above_3_x_median")
+        share = pair.differences.get("outliers/last/3_x_median/share")
+        largest = pair.differences.get("norm_extremes/largest_over_median")
         numbers = (
             in_percent("patches above 3 x the median norm", share, "points"),
-            in_units("largest norm / median", pair.differences.get("largest_over_median"), 2),
+            in_units("largest norm / median", largest, 2),
             "outliers: " + " → ".join(model["verdict"]["answer"] for model in pair[:2]),
         )
         return numbers, *direction(share, 0.0, -1, "the change")
@@ -103,10 +107,11 @@ def maps_are_cleaner(evidence: Evidence) -> Findings:
     """Of the attention that patches get from CLS, outliers get less with registers."""
 
     def judge(pair: Pair) -> tuple[tuple[str, ...], Answer, str]:
-        change = pair.differences.get("cls_outlier_part")
+        change = pair.differences.get("attention_on_outliers/quantile_98/share_of_patch_mass")
+        entropy = pair.differences.get("attention_last_block/CLS/entropy")
         numbers = (
             in_percent("CLS's attention on the 2 % of largest norm", change, "points"),
-            in_units("entropy of CLS's map", pair.differences.get("cls_entropy"), 4),
+            in_units("entropy of CLS's map", entropy, 4),
         )
         return numbers, *direction(change, 0.0, -1, "the change")
 
@@ -117,7 +122,7 @@ def register_maps_part(evidence: Evidence) -> Findings:
     """During training, the registers' maps become less alike."""
     found = []
     for pair in evidence.stage_pairs("attention"):
-        change = pair.differences.get("register_maps_cosine")
+        change = pair.differences.get("registers/cosine")
         answer, reason = direction(change, 0.0, -1, "the change")
         numbers = (in_units("cosine of the registers' maps, later minus earlier", change, 4),)
         models = (pair.first, pair.second)
@@ -134,8 +139,9 @@ def neighbours_are_alike(evidence: Evidence) -> Findings:
     """Outliers are as like their neighbours as other patches are."""
     found = []
     for results, model in evidence.measured("similarity", _is_plain):
-        auc = Estimate.of(find(model, ("similarity", "$labels", "quantile_98", "auc")))
-        other = Estimate.of(find(model, ("similarity", "$labels", "quantile_99_5", "auc")))
+        by = f"similarity/{model['labels']}"
+        auc = number_of(model, f"{by}/quantile_98/auc")
+        other = number_of(model, f"{by}/quantile_99_5/auc")
         low, high = 0.5 - AUC_MARGIN, 0.5 + AUC_MARGIN
         answer, reason = within(auc, low, high, "the AUC", f"{low:g} to {high:g}")
         numbers = (in_units("AUC, 98 %", auc), in_units("AUC, 99.5 %", other))
@@ -148,11 +154,8 @@ def detail_is_lost(evidence: Evidence) -> Findings:
     """Outliers are reconstructed worse than normal patches of the same pixel variance."""
     found = []
     for results, model in evidence.measured("reconstruction", _is_plain):
-        by_98 = ("definitions", "quantile_98")
-        matched = Estimate.of(
-            find(model, (*by_98, "matched", "linear", "normalised", "l2", "ratio"))
-        )
-        plain = Estimate.of(find(model, (*by_98, "contrast", "linear", "normalised", "l2_ratio")))
+        matched = number_of(model, "matched/quantile_98/linear_l2/ratio")
+        plain = number_of(model, "contrast/quantile_98/linear/normalised/l2_ratio")
         answer, reason = direction(matched, 1.0, +1, "the ratio")
         numbers = (
             in_units("pixel error, outliers / normal patches of equal variance", matched),
@@ -165,11 +168,10 @@ def detail_is_lost(evidence: Evidence) -> Findings:
 
 def outliers_know_more(evidence: Evidence) -> Findings:
     """The class is told better by one outlier patch than by one normal patch."""
-    path = (Where("to", "outlier_patch"), "differences", "logistic")
+    key = "between_kinds/normal_patch/outlier_patch/logistic/difference"
     found = []
     for results, model in evidence.measured("probe", _is_plain):
-        rows = [row for row in model["differences_between_kinds"] if row["from"] == "normal_patch"]
-        change = Estimate.of(find({"rows": rows}, ("rows", *path)))
+        change = number_of(model, key)
         answer, reason = direction(change, 0.0, +1, "the difference")
         numbers = (in_percent("accuracy, outlier minus normal patch", change, "points"),)
         finding = Finding((model,), images(results), numbers, answer, reason)
@@ -253,8 +255,8 @@ def _by_pair(
 
 def _lost(evidence: Evidence, keep: Callable[[Json], bool]) -> Findings:
     def judge(pair: Pair) -> tuple[tuple[str, ...], Answer, str]:
-        corloc = [Estimate.of(model["corloc"]) for model in (pair.first, pair.second)]
-        change = pair.differences.get("corloc")
+        corloc = [number_of(model, "lost/corloc") for model in (pair.first, pair.second)]
+        change = pair.differences.get("lost/corloc")
         numbers = (
             in_percent("CorLoc without", corloc[0]),
             in_percent("with", corloc[1]),
@@ -264,7 +266,7 @@ def _lost(evidence: Evidence, keep: Callable[[Json], bool]) -> Findings:
         return numbers, answer, reason + _below_baseline(pair, corloc)
 
     runs = evidence.of("lost")
-    if runs and all(model["corloc"] is None for results in runs for model in results["models"]):
+    if runs and all(number_of(m, "lost/corloc") is None for r in runs for m in r["models"]):
         command = evidence.command("lost", data="VOCdevkit")
         return f"No image had an annotated object. Run {command}."
     return _by_pair(evidence, "lost", judge, keep=keep, data="VOCdevkit")
@@ -277,15 +279,6 @@ def _below_baseline(pair: Pair, corloc: list[Estimate | None]) -> str:
     if central is None or any(c is None or c.value >= central.value for c in corloc):
         return ""
     return f", but a fixed central box finds more than either ({100 * central.value:.1f} %)"
-
-
-def _normed_quantile(model: Json) -> Estimate | None:
-    rows = [
-        row
-        for row in model.get("layers", ())
-        if (row["layer"], row["kind"]) == ("normed", "patches")
-    ]
-    return Estimate.of(rows[0]["q98"]) if rows else None
 
 
 def _existence(model: Json, twins: list[Json]) -> tuple[Answer, str]:

@@ -1,7 +1,7 @@
 """How do models differ, in everything that was measured? One table and one page of figures.
 
-It reads what the other commands wrote and computes nothing anew: the numbers that `analysis
-.headlines` names, with their intervals, and every paired difference in `comparisons`. A model is
+It reads what the other commands wrote and computes nothing anew: the numbers that each analysis
+leads with, with their intervals, and every paired difference in `comparisons`. A model is
 its checkpoint, whatever a result folder calls it; the first one of the first folder is what the
 others are compared with.
 """
@@ -10,9 +10,8 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from regvit_jax.analysis.comparing.headlines import HEADLINES, Headline, find
 from regvit_jax.analysis.engine.results import (
     RESULTS_FILE,
     FigureFile,
@@ -30,7 +29,16 @@ from regvit_jax.errors import InputError
 
 Json = Mapping[str, Any]
 
-TOP1 = Headline("top1", "validation accuracy of the head", (), difference=None)
+
+class Headline(NamedTuple):
+    """One number that models are compared by."""
+
+    key: str
+    title: str
+    is_share: bool = True
+
+
+TOP1 = Headline("top1", "validation accuracy of the head")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,19 +150,27 @@ def collect_numbers(
     numbers = [Number("training", TOP1, top1, {})] if top1 else []
     first = next(iter(models.values()))["label"]
     for folder in folders:
+        trained = {
+            models[model["checkpoint"]]["label"]: model
+            for model in folder.results["models"]
+            if not model["is_twin"]
+        }
         changes = _changes_from(folder, models, first)
-        for headline in HEADLINES.get(folder.results["analysis"], ()):
-            values = {
-                models[model["checkpoint"]]["label"]: value
-                for model in folder.results["models"]
-                if not model["is_twin"]
-                and (value := _value(find(model, headline.path))) is not None
+        verdicts = {k: m["verdict"]["answer"] for k, m in trained.items() if "verdict" in m}
+        if verdicts:
+            title = folder.results["about"]["verdict"]
+            numbers.append(Number(folder.question, Headline("verdict", title), verdicts, {}))
+        for lead in folder.results["lead"]:
+            headline = Headline(lead["key"], lead["title"], lead["is_share"])
+            values: dict[str, Estimate | str] = {
+                label: estimate
+                for label, model in trained.items()
+                if (estimate := Estimate.of(model["numbers"].get(headline.key))) is not None
             }
             differences = {
-                label: estimate
+                label: found[headline.key]
                 for label, found in changes.items()
-                if headline.difference is not None
-                and (estimate := found.get(headline.difference)) is not None
+                if headline.key in found
             }
             if values:
                 numbers.append(Number(folder.question, headline, values, differences))
@@ -218,14 +234,10 @@ def _reversed(estimate: Estimate) -> Estimate:
     return Estimate(-estimate.value, estimate.n, -estimate.high, -estimate.low)
 
 
-def _value(found: Any) -> Estimate | str | None:
-    return found if isinstance(found, str) else Estimate.of(found)
-
-
 def _number_json(number: Number) -> dict[str, Any]:
     return {
         "question": number.question,
-        "name": number.headline.name,
+        "name": number.headline.key,
         "title": number.headline.title,
         "is_share": number.headline.is_share,
         "values": number.values,
@@ -257,7 +269,7 @@ def _write_tables(
 
 def _row(number: Number, label: str, value: Estimate | str, difference: Estimate | None):
     empty = Estimate(float("nan"), 0)
-    head = {"question": number.question, "quantity": number.headline.name, "model": label}
+    head = {"question": number.question, "quantity": number.headline.key, "model": label}
     text = value if isinstance(value, str) else ""
     estimate = empty if isinstance(value, str) else value
     row = head | {"n": estimate.n or ""} | estimate_columns("value", estimate)

@@ -47,13 +47,13 @@ def weights_of(checkpoint: Path) -> str:
     return known.hexdigest()[:_LETTERS]
 
 
-def images_of(data: str, splits: Sequence[str], counts: Sequence[int], seed: int) -> str:
-    """A checksum of the images that a command draws.
+def images_of(data: str, split: str, count: int, seed: int) -> str:
+    """A checksum of the images that a command draws from a part of the data.
 
     Args:
       data: As for `open_source`.
-      splits: The parts that it draws from.
-      counts: How many images of each; 0 is all.
+      split: The part.
+      count: How many images; 0 is all.
       seed: Of the choice.
 
     Raises:
@@ -61,12 +61,11 @@ def images_of(data: str, splits: Sequence[str], counts: Sequence[int], seed: int
     """
     from regvit_jax.analysis.engine.subjects import some_of
 
+    source = open_source(data, split)
     known = hashlib.sha256()
-    for split, count in zip(splits, counts, strict=True):
-        source = open_source(data, split)
-        known.update(f"{len(source)} {source.class_names!r}\n".encode(errors="surrogateescape"))
-        for file in _files(data, source, some_of(np.arange(len(source)), count, seed).tolist()):
-            known.update(_piece(*file))
+    known.update(f"{len(source)} {source.class_names!r}\n".encode(errors="surrogateescape"))
+    for file in _files(data, source, some_of(np.arange(len(source)), count, seed).tolist()):
+        known.update(_piece(*file))
     return known.hexdigest()[:_LETTERS]
 
 

@@ -1,34 +1,24 @@
 """On which images do probes learn, and on which are they judged? Never the same ones."""
 
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 
-from regvit_jax.analysis.engine.subjects import some_of
-from regvit_jax.analysis.options import ProbeOptions, ReconstructionOptions
+from regvit_jax.analysis.engine.subjects import Images, some_of
+from regvit_jax.analysis.options import ProbingOptions
 from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
-from regvit_jax.source import Source, check_same_classes
+from regvit_jax.source import check_same_classes
 
 JUDGED_SHARE = 0.2
 """Of data that has no parts."""
-
-ProbingOptions: TypeAlias = ProbeOptions | ReconstructionOptions
-
-
-class Part(NamedTuple):
-    """Some images of a source, in order."""
-
-    source: Source
-    indices: Int[np.ndarray, " n"]
 
 
 class Parts(NamedTuple):
     """The same for all models."""
 
-    training: Part
-    judged: Part
+    training: Images
+    judged: Images
     is_own: bool
     """Whether the data have these parts; otherwise they were drawn here."""
 
@@ -39,6 +29,7 @@ def open_parts(options: ProbingOptions) -> Parts:
     Raises:
       InputError: If there are too few.
     """
+    data = str(options.data)
     training, judged = (open_source(options.data, split) for split in ("train", "val"))
     is_own = (training.name, training.file_names) != (judged.name, judged.file_names)
     first, second = np.arange(len(training)), np.arange(len(judged))
@@ -52,8 +43,8 @@ def open_parts(options: ProbingOptions) -> Parts:
             f"({len(first)}). Name more images after --data."
         )
     return Parts(
-        Part(training, some_of(first, options.num_train_images, options.seed)),
-        Part(judged, some_of(second, options.num_images, options.seed)),
+        Images((data, "train"), training, some_of(first, options.num_train_images, options.seed)),
+        Images((data, "val"), judged, some_of(second, options.num_images, options.seed)),
         is_own,
     )
 

@@ -3,18 +3,22 @@
 A result folder holds
 
 - `results.json`, written last:
-    format         1
+    format         2
     analysis       "norms", "attention", ...
-    configuration  every option the numbers depend on
+    about          heading, text, what its verdicts are about, which figures show single images
+    configuration  every option the numbers depend on, checksums of weights and images
     data           name, split, num_images, skipped (messages of the images left out)
-    models         one entry a model: label, checkpoint, source (with the file's SHA-256 where it
-                   was converted), model configuration, preprocessing, and the question's numbers
-    comparisons    differences between models, paired on the same images
+    measured       by table: title, axes, and what its quantities are
+    lead           key and title of the numbers to lead with
+    models         one entry per model: label, checkpoint, source (with the file's SHA-256 where it
+                   was converted), model configuration, preprocessing, perhaps a verdict, `numbers`
+                   by key ("table/place/.../quantity"), remarks, and what else was found
+    comparisons    differences between models by key, paired on the same images
     figures        file (PNG), vector (SVG), title, caption
     tables         file (CSV), title
     versions       of the libraries
-  Every number that was estimated is {"value": x, "n": images, "interval": [low, high]}: a 95 %
-  interval from resampling images, or null where resampling says nothing. A share is in [0, 1].
+  Every number is {"value": x, "n": images, "interval": [low, high]}: a 95 % interval from
+  resampling images, or null where resampling says nothing. A share is in [0, 1].
 - the figures and tables it names, and arrays (`.npz`).
 """
 
@@ -38,7 +42,7 @@ from regvit_jax.analysis.statistics.bootstrap import Estimate
 from regvit_jax.errors import InputError
 from regvit_jax.strict_json import expect, read_json
 
-FORMAT = 1
+FORMAT = 2
 RESULTS_FILE = "results.json"
 COMPARISONS_TABLE = {"file": "comparisons.csv", "title": "Paired differences between models"}
 
@@ -127,6 +131,11 @@ class ResultFolder:
         """Writes arrays as a compressed .npz file."""
         with self.path(name).open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    def write_document(self, name: str, document: Any) -> None:
+        """Writes a JSON file for other programs to read."""
+        text = json.dumps(plain(document), indent=1, allow_nan=False)
+        self.path(name).write_text(text + "\n", encoding="utf-8")
 
     def finish(self, results: Mapping[str, Any]) -> None:
         """Writes results.json and moves everything to its place, results.json last."""

@@ -6,7 +6,6 @@ Fields that are not named here may be there and are free; only their numbers are
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from regvit_jax.analysis.comparing.headlines import HEADLINES, Step, Where
 from regvit_jax.errors import InputError
 from regvit_jax.strict_json import expect
 
@@ -31,7 +30,6 @@ class Number(NamedTuple):
 
 NUMBER = Number()
 FILE = "a file's name"
-DEFINITIONS = ("quantile_98", "quantile_99_5", "mean_plus_3sd", "3_x_median", "absolute_150")
 
 # A shape is a type, one of the above, a list of one shape, or an object's fields; a field whose
 # name ends in "?" may be left out.
@@ -40,7 +38,7 @@ MODEL = {
     **{"model": dict, "num_parameters?": Maybe(int), "variant?": Maybe(str)},
     **{"source": Maybe({"recipe?": dict}), "preprocess": Maybe(dict), "arrays?": FILE},
     "metrics?": Maybe({"top1?": NUMBER}),
-    "verdict?": {"answer": str, "reason": str, "group?": Maybe({"share": NUMBER})},
+    "verdict?": {"answer": str, "reason": str},
 }
 HEAD = {
     **{"analysis": str, "versions": Each(str), "models": [MODEL]},
@@ -51,68 +49,42 @@ HEAD = {
     "tables?": [{"file": FILE, "title": str}],
     "files?": [FILE],
 }
-MODELS: dict[str, dict[str, Any]] = {
-    "norms": {
-        "verdict": dict,
-        "shares": {"last": dict.fromkeys(DEFINITIONS, NUMBER)},
-        "thresholds": {"last": dict.fromkeys(DEFINITIONS, float)},
-        "tests": {
-            "last": {"excess_kurtosis": NUMBER, "max_over_median": NUMBER}
-            | {"dip_all_p?": Maybe(float), "dip_upper_5_percent_p?": Maybe(float)}
-        },
-        "layers?": [{"layer": Any, "kind": str, "q98?": NUMBER}],
-    },
-    "attention": {
-        "register_embedding_cosine": Maybe(float),
-        "layers": [
-            {
-                "queries": Each(
-                    dict.fromkeys(
-                        ("mass_patches", "mass_registers", "mass_cls", "largest_weight", "entropy"),
-                        NUMBER,
-                    )
-                ),
-                "register_maps?": {"cosine": NUMBER, "centred_cosine": NUMBER},
-            }
-        ],
-    },
-    "lost": {"corloc": NUMBER, "mean_best_iou": NUMBER},
-    "probe": {
-        "kinds": [
-            {
-                "kind": str,
-                "logistic?": Maybe({"accuracy?": NUMBER, "sd_over_draws?": Maybe(float)}),
-            }
-        ],
-        "differences_between_kinds": [{"from": str, "to": str, "differences": Each(NUMBER)}],
-    },
+ANALYSIS = {
+    "about": {"heading": str, "text": str, "verdict": str, "per_image": [str]},
+    "tables": [{"file": FILE, "title": str}],
+    "measured": Each(
+        {
+            **{"title": str, "axes": [str], "on_page": bool, "words": Each(str)},
+            "quantities": Each({"title": str, "is_share": bool, "on_page": bool}),
+        }
+    ),
+    "lead": [{"key": str, "title": str, "is_share": bool}],
+    "models": [{"numbers": Each(NUMBER), "remarks": [str]}],
 }
-"""What the models of an analysis have beside `MODEL`."""
-WHOLE: dict[str, dict[str, Any]] = {
+"""What the results of an analysis have beside `HEAD`; those of `compare` have `TOGETHER`."""
+TOGETHER = {
+    "first": str,
+    "headlines": [
+        {
+            **{"question": str, "title": str, "is_share": bool},
+            **{"values": dict, "differences": Each(NUMBER)},
+        }
+    ],
+}
+EXTRA: dict[str, dict[str, Any]] = {
     "norms": {
-        "comparisons": [
-            {
-                "differences": dict.fromkeys(
-                    ("share_above_mean_plus_3sd", "share_above_3_x_median", "largest_over_median"),
-                    NUMBER,
-                )
-            }
-        ]
+        "models": [{"verdict": {"answer": str, "reason": str}, "group?": Maybe({"share": NUMBER})}]
     },
+    "similarity": {"models": [{"labels": str}]},
     "lost": {"baselines": [{"name": str, "corloc": NUMBER, "mean_best_iou": NUMBER}]},
-    "compare": {
-        "first": str,
-        "headlines": [
-            {
-                **{"question": str, "title": str, "is_share": bool},
-                **{"values": dict, "differences": Each(NUMBER)},
-            }
-        ],
-    },
 }
-"""What the results of an analysis have beside `HEAD`."""
+"""What claims are judged by besides."""
 COMPARED: dict[str, Any] = {
-    "models": [{"label": str, "checkpoint": str, "is_twin": bool, "num_registers": int}],
+    "about": {"verdict": str},
+    "lead": [{"key": str, "title": str, "is_share": bool}],
+    "models": [
+        {"label": str, "checkpoint": str, "is_twin": bool, "num_registers": int, "numbers": dict}
+    ],
     "comparisons": [{"from": str, "to": str}],
 }
 """What a comparison cannot do without; a page needs everything."""
@@ -130,18 +102,13 @@ def check_results(results: Mapping[str, Any], label: str, is_complete: bool = Tr
       InputError: Names the first field that is missing or of another type.
     """
     _check_numbers(results, label, 0)
-    _check(results, COMPARED, label)
+    if results["analysis"] != "compare":
+        _check(results, COMPARED, label)
     shaped = (lambda shape: shape) if is_complete else _with_gaps
     _check(results, shaped(HEAD), label)
     name = results["analysis"]
-    _check(results, shaped(WHOLE.get(name, {})), label)
-    for i, model in enumerate(results["models"]):
-        place = f"{label}: models[{i}]"
-        _check(model, shaped(MODELS.get(name, {})), place)
-        if name == "attention" and model.get("layers") == []:
-            raise InputError(f"{place}.layers is empty, expected an entry for every block.")
-        for headline in HEADLINES.get(name, ()):
-            _check_path(model, headline.path, place)
+    _check(results, shaped(TOGETHER if name == "compare" else ANALYSIS), label)
+    _check(results, shaped(EXTRA.get(name, {})), label)
 
 
 def _with_gaps(shape: Any) -> Any:
@@ -215,23 +182,3 @@ def _check_numbers(value: Any, label: str, depth: int) -> None:
     elif isinstance(value, list):
         for i, each in enumerate(value):
             _check_numbers(each, f"{label}[{i}]", depth + 1)
-
-
-def _check_path(model: Mapping[str, Any], path: tuple[Step, ...], label: str) -> None:
-    """Checks the containers on the way to a headline number, and the number, as far as it goes."""
-    value: Any = model
-    for step in path:
-        if value is None:
-            return
-        if isinstance(step, str) and step.startswith("$"):
-            step = expect(model.get(step[1:]), str, f"{label}.{step[1:]}")
-        if isinstance(step, Where):
-            rows = [expect(row, dict, label) for row in expect(value, list, label)]
-            value = next((row for row in rows if row.get(step.key) == step.value), None)
-        elif isinstance(step, int):
-            value = value[step] if -len(expect(value, list, label)) <= step < len(value) else None
-        else:
-            value = expect(value, dict, label).get(step)
-        label = f"{label}.{step.value if isinstance(step, Where) else step}"
-    if not isinstance(value, str):
-        _check_number(value, label)

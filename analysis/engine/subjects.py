@@ -6,7 +6,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -93,6 +93,23 @@ class Subject:
         }
 
 
+class Images(NamedTuple):
+    """Some images of a source, in order."""
+
+    place: tuple[str, str]
+    """Where the source was opened: the data, and the part of it. Equal places, equal sources."""
+    source: Source
+    indices: Int[np.ndarray, " n"]
+
+    def only(self, indices: Int[np.ndarray, " m"]) -> "Images":
+        """Other images of the same source."""
+        return self._replace(indices=indices)
+
+    def named(self, index: int) -> str:
+        """The file name of an image, without its folders."""
+        return self.source.file_names[index].split("/")[-1]
+
+
 def open_subjects(options: ImageOptions, question: str) -> list[Subject]:
     """The checkpoints of a command, in the order named; nothing large is read yet.
 
@@ -148,6 +165,16 @@ def choose_images(options: ImageOptions) -> tuple[Source, Int[np.ndarray, " n"]]
     """
     source = open_source(options.data, options.split)
     return source, some_of(np.arange(len(source)), options.num_images, options.seed)
+
+
+def open_images(options: ImageOptions) -> Images:
+    """The images that are analysed: in order, the same for all models.
+
+    Raises:
+      InputError: If there are none.
+    """
+    source, indices = choose_images(options)
+    return Images((str(options.data), options.split), source, indices)
 
 
 def some_of(indices: Int[np.ndarray, " n"], count: int, seed: int) -> Int[np.ndarray, " m"]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from regvit_jax.analysis.outliers.valley import largest_neighbour
 
@@ -99,7 +99,7 @@ def cls_cosine(
 def hits(
     attention: Float[np.ndarray, "n p"],
     grid: tuple[int, int],
-    boxes: Sequence[Float[np.ndarray, "b 4"]],
+    boxes: Sequence[Shaped[np.ndarray, "_ 4"]],
     size: tuple[int, int],
 ) -> Float[np.ndarray, " n"]:
     """Whether the centre of the most attended patch lies in a box: 1 or 0; NaN without boxes.

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,16 @@ from regvit_jax.analysis.options import ReportOptions
 from regvit_jax.analysis.plotting import DPI
 from regvit_jax.analysis.report.assumptions import assumed_sentences, without_assumed
 from regvit_jax.analysis.report.citations import bibtex
-from regvit_jax.analysis.report.tables import MISSING, SECTIONS, Table, percent
+from regvit_jax.analysis.report.tables import MISSING, TOGETHER, Table, percent, tables_of
 from regvit_jax.analysis.report.training import training_hours, training_svg
 from regvit_jax.analysis.statistics.bootstrap import MIN_IMAGES, Estimate
 from regvit_jax.checkpoint import read_info, resolve, versions
 from regvit_jax.config import variant_name
+from regvit_jax.data import EMBEDDED
 from regvit_jax.errors import InputError
 
 Json = Mapping[str, Any]
 
-PER_IMAGE = (
-    *("norm_maps", "attention_cls", "attention_maps", "attention_rollout", "attention_heads"),
-    *("attention_evolution", "lost_boxes", "reconstruction_pictures"),
-)
-"""How the names of figures begin that show single images."""
 PNG = b"\x89PNG\r\n\x1a\n"
 MAX_FIGURE_BYTES = 64 * 2**20
 TALL = 1.15
@@ -53,9 +50,9 @@ CLAIMS = (
     "said of outliers needs a model that has them. Nothing is corrected for the number of claims."
 )
 EMBEDDED_DATA = (
-    "The images are synthetic: handwritten digits on crops of textures, made so that small models "
-    "learn them in minutes. What such models show, or do not show, says little about models of the "
-    "published size on photographs, where outlier tokens were described. This page demonstrates "
+    "The images are synthetic, drawn so that small models learn them in minutes. What such models "
+    "show, or do not show, says little about models of the published size on photographs, where "
+    "outlier tokens were described. This page demonstrates "
     "the method; the same commands take any checkpoint and any folder of images."
 )
 CAVEAT = (
@@ -118,8 +115,12 @@ class Section:
     heading: str
     text: str
     note: str
+    asks: str
+    """What its verdicts are about."""
     verdicts: list[Verdict]
     tables: list[Table]
+    remarks: list[str]
+    """Sentences under the tables."""
     pictures: list[Picture]
     gallery: list[Picture]
     """Figures that show single images."""
@@ -174,11 +175,12 @@ def collect(options: ReportOptions) -> Contents:
       InputError: If a folder holds no results, or a run is none.
     """
     folders = [(folder, read_complete(folder)) for folder in options.results]
+    folders.sort(key=lambda found: found[1].get("about", {}).get("rank", math.inf))
     everything = [results for _, results in folders]
     models = _models(everything, options.runs)
     hours = {run.name: known for run in options.runs if (known := training_hours(run))}
     evidence = Evidence(everything, list(models.values()), hours)
-    is_embedded = any(results["configuration"].get("data") == "digits" for results in everything)
+    is_embedded = any(results["configuration"].get("data") in EMBEDDED for results in everything)
     used = next((r["versions"] for r in everything if "regvit-jax" in r["versions"]), versions())
     return Contents(
         title=options.title,
@@ -215,22 +217,27 @@ def _sections(folders: Sequence[tuple[Path, Json]]) -> list[Section]:
 
 
 def _section(folder: Path, results: Json, anchor: str, addition: str) -> Section:
-    name = results["analysis"]
-    heading, text, tables = SECTIONS.get(name, (name.capitalize(), "", lambda _: []))
+    about = results.get("about") or dict(zip(("heading", "text"), TOGETHER, strict=True))
+    per_image = tuple(about.get("per_image", ()))
     pictures = [(figure["file"], _picture(folder, figure)) for figure in results["figures"]]
     return Section(
         anchor=anchor,
-        heading=heading + addition,
-        text=text,
+        heading=about["heading"] + addition,
+        text=about["text"],
         note=_note(results["data"]),
+        asks=about.get("verdict", "").capitalize(),
         verdicts=[
             Verdict(model["title"], model["verdict"]["answer"], model["verdict"]["reason"])
             for model in results["models"]
             if "verdict" in model
         ],
-        tables=tables(results),
-        pictures=[picture for file, picture in pictures if not file.startswith(PER_IMAGE)],
-        gallery=[picture for file, picture in pictures if file.startswith(PER_IMAGE)],
+        tables=tables_of(results),
+        remarks=[
+            *results.get("remarks", ()),
+            *(f"{m['title']}: {r}" for m in results["models"] for r in m.get("remarks", ())),
+        ],
+        pictures=[picture for file, picture in pictures if not file.startswith(per_image)],
+        gallery=[picture for file, picture in pictures if file.startswith(per_image)],
         results=results,
     )
 

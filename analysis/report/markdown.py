@@ -91,13 +91,14 @@ def _section(section: Section, folder: Path) -> Iterator[str]:
         yield _escaped(section.text)
     yield _escaped(section.note)
     if section.verdicts:
-        yield "### Outlier tokens?"
+        yield f"### {_escaped(section.asks)}?"
         yield "\n".join(
             f"- {_escaped(v.model)}: **{_escaped(v.answer)}**. {_escaped(v.reason)}"
             for v in section.verdicts
         )
     for table in section.tables:
         yield from _table(table)
+    yield from map(_escaped, section.remarks)
     for picture in section.pictures:
         yield _figure(picture, picture.path, folder)
     if section.gallery:

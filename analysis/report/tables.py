@@ -1,10 +1,9 @@
 """Which numbers of each analysis does the page show, and how are they written?"""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from regvit_jax.analysis.comparing.headlines import HEADLINES, find
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 
 Json = Mapping[str, Any]
@@ -12,13 +11,12 @@ Json = Mapping[str, Any]
 MISSING = "\N{EN DASH}"
 COUNT_NOTE = "n counts the images that a number rests on."
 
-DEFINITIONS = {
-    "quantile_98": "98 % quantile (2 % by construction)",
-    "quantile_99_5": "99.5 % quantile (0.5 % by construction)",
-    "mean_plus_3sd": "mean + 3 sd",
-    "3_x_median": "3 x median",
-    "absolute_150": "norm 150 (DINOv2-g)",
-}
+TOGETHER = (
+    "Models side by side",
+    "What every analysis leads with, for all models, and the differences that were measured on the "
+    "same images.",
+)
+"""Heading and explanation of a comparison."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +39,20 @@ def number(estimate: Any, digits: int) -> str:
     return _with_interval(estimate, 1.0, digits)
 
 
-def headline_tables(results: Json) -> list[Table]:
-    """The numbers that `comparing.headlines` names, and how models differ in them."""
-    models, headlines = results["models"], HEADLINES[results["analysis"]]
+def tables_of(results: Json) -> list[Table]:
+    """The numbers that an analysis leads with, how models differ in them, and whole tables."""
+    if results["analysis"] == "compare":
+        return _compare_tables(results)
+    shown = [_whole_table(results, name) for name, t in results["measured"].items() if t["on_page"]]
+    return [*_headline_tables(results), *(table for table in shown if table.rows)]
+
+
+def _headline_tables(results: Json) -> list[Table]:
+    models, leads = results["models"], results["lead"]
     rows = [
-        (headline.title, *(_headline(value, headline.is_share) for value in values))
-        for headline in headlines
-        if any(values := [find(model, headline.path) for model in models])
+        (lead["title"], *(_headline(value, lead["is_share"]) for value in values))
+        for lead in leads
+        if any(values := [model["numbers"].get(lead["key"]) for model in models])
     ]
     tables = []
     if rows:
@@ -55,32 +60,47 @@ def headline_tables(results: Json) -> list[Table]:
         tables.append(Table("Headline numbers", ("number", *titles), rows, COUNT_NOTE))
     differences = [
         (
-            headline.title,
+            lead["title"],
             f"{pair['from']} → {pair['to']}",
-            _headline(found, headline.is_share, "points"),
+            _headline(found, lead["is_share"], "points"),
         )
         for pair in results["comparisons"]
-        for headline in headlines
-        if (found := pair["differences"].get(headline.difference))
+        for lead in leads
+        if (found := pair["differences"].get(lead["key"]))
     ]
     if differences:
         tables.append(_paired_table(differences))
     return tables
 
 
-def _lost_tables(results: Json) -> list[Table]:
-    """CorLoc beside what boxes reach that look at nothing."""
-    named = [(model["title"], model) for model in results["models"] if model["corloc"]]
-    named += [(row["name"].replace("_", " "), row) for row in results["baselines"]]
-    rows = [
-        (name, percent(x["corloc"], 1), number(x["mean_best_iou"], 3), _count(x["corloc"]))
-        for name, x in named
-    ]
-    if not rows:
-        return []
-    columns = ("boxes of", "CorLoc, %", "best overlap (IoU)", "images")
-    note = "The baselines' boxes are the same in every image."
-    return [Table("Objects found", columns, rows, note), *headline_tables(results)[1:]]
+def _whole_table(results: Json, name: str) -> Table:
+    """A row for each model and place on the axes, a column for each quantity."""
+    table = results["measured"][name]
+    quantities = {key: q for key, q in table["quantities"].items() if q["on_page"]}
+    rows = []
+    for model in results["models"]:
+        keys = [key.split("/") for key in model["numbers"] if key.startswith(f"{name}/")]
+        for place in dict.fromkeys(tuple(key[1:-1]) for key in keys):
+            values = (model["numbers"].get("/".join([name, *place, q])) for q in quantities)
+            cells = (
+                _cell(value, quantity["is_share"])
+                for value, quantity in zip(values, quantities.values(), strict=True)
+            )
+            words = (table["words"].get(part, part.replace("_", " ")) for part in place)
+            rows.append((model["title"], *words, *cells))
+    titles = (q["title"] + (", %" if q["is_share"] else "") for q in quantities.values())
+    axes = (axis.replace("_", " ") for axis in table["axes"])
+    return Table(table["title"], ("model", *axes, *titles), rows)
+
+
+def _cell(value: Any, is_share: bool) -> str:
+    """A number of a whole table: counts without decimals, small p-values in powers of ten."""
+    if is_share or not isinstance(value, Mapping) or value.get("interval"):
+        return percent(value, 2) if is_share else number(value, 3)
+    plain = float(value["value"] or 0)
+    if plain.is_integer():
+        return f"{plain:.0f}"
+    return f"{plain:.1e}" if abs(plain) < 0.001 else f"{plain:.3f}"
 
 
 def _compare_tables(results: Json) -> list[Table]:
@@ -118,174 +138,6 @@ def _count(value: Any) -> str:
     return str(value["n"]) if isinstance(value, Mapping) and value.get("n") else MISSING
 
 
-def _norms_tables(results: Json) -> list[Table]:
-    models = results["models"]
-    titles = tuple(model["title"] for model in models)
-    definitions = [
-        (
-            label,
-            *(
-                f"{percent(model['shares']['last'][name], 2)} above "
-                f"{model['thresholds']['last'][name]:.4g}"
-                for model in models
-            ),
-        )
-        for name, label in DEFINITIONS.items()
-    ]
-    tests = [
-        ("excess kurtosis", *(number(m["tests"]["last"]["excess_kurtosis"], 2) for m in models)),
-        ("largest / median", *(number(m["tests"]["last"]["max_over_median"], 2) for m in models)),
-        *(
-            (label, *(_p_value(model["tests"]["last"].get(name)) for model in models))
-            for name, label in (
-                ("dip_all_p", "dip test of all patches, p"),
-                ("dip_upper_5_percent_p", "dip test of the upper 5 %, p"),
-            )
-        ),
-    ]
-    tables = [
-        Table(
-            "Share of patches above each definition of an outlier, %",
-            ("definition", *titles),
-            definitions,
-            "Norms after the last block, before the last LayerNorm. A percentile finds the same "
-            "share in any model. [0.00, 0.00] says that no image had such a patch.",
-        ),
-        Table(
-            "Tests that can fail",
-            ("test", *titles),
-            tests,
-            "Large kurtosis, a large ratio and small p speak for outliers. The p-values treat "
-            "patches as independent and are therefore too small.",
-        ),
-    ]
-    if results["comparisons"]:
-        tables.append(_differences_table(results["comparisons"]))
-    return tables
-
-
-def _differences_table(comparisons: Sequence[Json]) -> Table:
-    rows = [
-        (
-            f"{pair['from']} → {pair['to']}",
-            percent(pair["differences"]["share_above_mean_plus_3sd"], 2),
-            percent(pair["differences"]["share_above_3_x_median"], 2),
-            number(pair["differences"]["largest_over_median"], 2),
-        )
-        for pair in comparisons
-    ]
-    return Table(
-        "Differences on the same images",
-        ("models", "above mean + 3 sd, points", "above 3 x median, points", "largest / median"),
-        rows,
-        "Second minus first; every model has its own thresholds. Intervals are paired. "
-        "Largest: of each image, averaged over the images.",
-    )
-
-
-def _attention_tables(results: Json) -> list[Table]:
-    rows, likeness = [], []
-    for model in results["models"]:
-        last = model["layers"][-1]
-        for query, values in last["queries"].items():
-            rows.append(
-                (
-                    model["title"],
-                    query,
-                    percent(values["mass_patches"], 1),
-                    percent(values["mass_registers"], 1),
-                    percent(values["mass_cls"], 1),
-                    percent(values["largest_weight"], 2),
-                    number(values["entropy"], 3),
-                )
-            )
-        if "register_maps" in last:
-            embeddings = model["register_embedding_cosine"]
-            likeness.append(
-                (
-                    model["title"],
-                    number(last["register_maps"]["cosine"], 3),
-                    number(last["register_maps"]["centred_cosine"], 3),
-                    MISSING if embeddings is None else f"{embeddings:.3f}",
-                )
-            )
-    tables = [
-        Table(
-            "Where attention goes in the last block",
-            (
-                "model",
-                "query",
-                "on patches, %",
-                "on registers, %",
-                "on CLS, %",
-                "largest patch, %",
-                "entropy",
-            ),
-            rows,
-            "Mean over the heads, then over the images. Entropy over the patches: 1 is even.",
-        )
-    ]
-    if likeness:
-        columns = ("model", "cosine of maps", "centred cosine of maps", "cosine of embeddings")
-        tables.append(Table("How alike the registers are (last block)", columns, likeness))
-    return tables
-
-
 def _with_interval(estimate: Any, scale: float, digits: int) -> str:
     found = Estimate.of(estimate)
     return MISSING if found is None else found.text(digits, scale)
-
-
-def _p_value(value: float | None) -> str:
-    if value is None:
-        return MISSING
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-SECTIONS: dict[str, tuple[str, str, Callable[[Json], list[Table]]]] = {
-    "norms": (
-        "Token norms",
-        "Outlier tokens are patches whose vectors are many times as long as the others'. They are "
-        "“found” here only if they form a group of their own: rare, far from the bulk, separated "
-        "from it by a valley, and further out than the pixels alone put them.",
-        _norms_tables,
-    ),
-    "attention": (
-        "Attention",
-        "What CLS and each register look at. Where outlier tokens exist, they draw attention to "
-        "single patches that have nothing to do with the object.",
-        _attention_tables,
-    ),
-    "similarity": (
-        "Similarity of neighbours",
-        "If a network keeps global notes in patches that tell it nothing by themselves, outliers "
-        "should sit where the image repeats itself and be more like their neighbours than other "
-        "patches: an AUC above 0.5.",
-        headline_tables,
-    ),
-    "reconstruction": (
-        "Reconstruction",
-        "How much of its pixels and of its position a patch token still holds, by probes that "
-        "learn on other images. Outliers that gave up their own content are reconstructed worse.",
-        headline_tables,
-    ),
-    "lost": (
-        "Object discovery (LOST)",
-        "One box an image, from how alike the patches are and nothing else. Where registers keep "
-        "features smooth, boxes should overlap objects more often.",
-        _lost_tables,
-    ),
-    "probe": (
-        "Probes of the class",
-        "What each kind of token knows of the image's class: logistic regression, and the nearest "
-        "neighbours, on frozen tokens.",
-        headline_tables,
-    ),
-    "compare": (
-        "Models side by side",
-        "What every analysis leads with, for all models, and the differences that were measured "
-        "on the same images.",
-        _compare_tables,
-    ),
-}
-"""Heading, explanation and tables of each analysis; another one shows its figures alone."""

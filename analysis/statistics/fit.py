@@ -1,16 +1,24 @@
 """How does a small probe learn? Minibatches, early stopping, and the best parameters kept."""
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from regvit_jax.analysis.engine.progress import track
 from regvit_jax.analysis.engine.stopping import check
-from regvit_jax.console import progress
+from regvit_jax.errors import InputError
+from regvit_jax.npz import read_npz
+from regvit_jax.whole import appearing
 
 Tree = Any
+SECONDS_BETWEEN_SAVES = 2.0
+_SCORES = "scores"
 
 
 class Fit(NamedTuple):
@@ -25,6 +33,16 @@ class Fit(NamedTuple):
     stopped_early: bool
 
 
+class _State(NamedTuple):
+    """All that the next epoch depends on."""
+
+    params: Tree
+    optimiser: Tree
+    best: Tree
+    """The parameters of the best epoch so far."""
+    scores: list[float]
+
+
 def fit(
     loss: Callable[..., Float[Array, ""]],
     params: Tree,
@@ -36,6 +54,7 @@ def fit(
     keep_best: bool = True,
     min_gain: float = 0.0,
     label: str | None = None,
+    saved: Path | None = None,
 ) -> Fit:
     """Parameters after gradient descent that stops when the score no longer falls.
 
@@ -50,6 +69,8 @@ def fit(
       keep_best: Return the parameters of the best epoch instead of the last one's.
       min_gain: By what share the score must fall to count as a gain.
       label: What the progress line of the epochs says; no line unless given.
+      saved: An `.npz` file for the state between epochs. A fit that was stopped goes on from it
+        and ends bit for bit where it would have ended; one that was finished is read again.
     """
 
     @jax.jit
@@ -58,19 +79,63 @@ def fit(
         updates, state = optimiser.update(gradients, state, params)
         return optax.apply_updates(params, updates), state
 
-    state, best, best_epoch = optimiser.init(params), params, 0
-    scores: list[float] = []
-    gained = 0
-    epochs = range(max_epochs)
-    for epoch in epochs if label is None else progress(epochs, max_epochs, label):
+    now = _taken_up(saved, _State(params, optimiser.init(params), params, []))
+    saved_at = time.monotonic()
+    first = len(now.scores)
+    epochs: Iterable[int] = range(first, max_epochs)
+    for epoch in epochs if label is None else track(epochs, max_epochs, label, done=first):
+        if _has_stalled(now.scores, patience, min_gain):
+            break
+        params, state = now.params, now.optimiser
         for batch in batches(epoch):
             check()
             params, state = step(params, state, *batch)
-        scores.append(float(score(params)))
-        if scores[-1] < scores[best_epoch] or epoch == 0:
-            best, best_epoch = params, epoch
-        if scores[-1] < scores[gained] * (1 - min_gain):
+        scores = [*now.scores, float(score(params))]
+        is_best = _last_gain(scores) == epoch
+        now = _State(params, state, params if is_best else now.best, scores)
+        if saved is not None and time.monotonic() - saved_at > SECONDS_BETWEEN_SAVES:
+            _save(saved, now)
+            saved_at = time.monotonic()
+    if saved is not None and len(now.scores) > first:
+        _save(saved, now)
+    stopped_early = _has_stalled(now.scores, patience, min_gain)
+    chosen = now.best if keep_best else now.params
+    return Fit(chosen, now.scores, _last_gain(now.scores), stopped_early)
+
+
+def _last_gain(scores: Sequence[float], min_gain: float = 0.0) -> int:
+    """The last epoch whose score fell by a share against the one that had fallen before it."""
+    gained = 0
+    for epoch, score in enumerate(scores):
+        if score < scores[gained] * (1 - min_gain):
             gained = epoch
-        elif epoch - gained >= patience:
-            return Fit(best if keep_best else params, scores, best_epoch, True)
-    return Fit(best if keep_best else params, scores, best_epoch, False)
+    return gained
+
+
+def _has_stalled(scores: Sequence[float], patience: int, min_gain: float) -> bool:
+    return len(scores) - 1 - _last_gain(scores, min_gain) >= patience
+
+
+def _save(path: Path, state: _State) -> None:
+    """Keys: scores, and the leaves of the state by their number."""
+    leaves = jax.tree.leaves(state._replace(scores=[]))
+    arrays = {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}
+    with appearing(path, replace=True) as partial, partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays, **{_SCORES: np.array(state.scores)})
+
+
+def _taken_up(path: Path | None, start: _State) -> _State:
+    """The saved state; the start where there is none, or not one of this fit."""
+    if path is None:
+        return start
+    leaves, structure = jax.tree.flatten(start)
+    try:
+        arrays = read_npz(path)
+        scores = arrays.pop(_SCORES).tolist()
+        found = [arrays[str(i)] for i in range(len(arrays))]
+    except (OSError, InputError, KeyError):
+        return start
+    kinds = [[(np.shape(x), np.asarray(x).dtype) for x in each] for each in (leaves, found)]
+    if kinds[0] != kinds[1]:
+        return start
+    return jax.tree.unflatten(structure, found)._replace(scores=scores)

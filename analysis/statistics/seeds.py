@@ -12,6 +12,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+Values = Sequence[float | int] | np.ndarray
+"""A number of each training run."""
+
 MIN_SEEDS = 3
 """Runs a side; with two, the interval is wider than anything that is measured."""
 COVERAGE = 0.95
@@ -30,7 +33,7 @@ class OverSeeds(NamedTuple):
     high: float | None
 
 
-def difference(first: Sequence[float], second: Sequence[float]) -> OverSeeds:
+def difference(first: Values, second: Values) -> OverSeeds:
     """The second recipe's mean minus the first's, with its 95 % interval over training runs.
 
     Args:

@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from regvit_jax.analysis.engine.columns import Columns
+from regvit_jax.analysis.engine.subjects import Images
+from regvit_jax.analysis.questions.norms.norms import NormColumns
 from regvit_jax.checkpoint import CheckpointInfo, flatten, save, unflatten
 from regvit_jax.config import ViTConfig
+from regvit_jax.data import open_source
 from regvit_jax.model import DeiT3, init_params
 from regvit_jax.preprocess import Preprocess
 
@@ -18,6 +22,25 @@ TINY = ViTConfig(
     embed_dim=24, depth=3, num_heads=3, patch_size=4, image_size=32, num_classes=5, mlp_ratio=2.0
 )
 PLANTED_BLOCK = 1
+
+
+def norm_columns(norms, layout, between=None) -> NormColumns:
+    """Norms of every image and layer (n, l, t), as the columns of a pass.
+
+    Args:
+      norms: In every layer.
+      layout: Of the tokens.
+      between: Of the patches between attention and MLP of every block, (n, k, p).
+    """
+    columns = {f"layer_{index}": norms[:, index] for index in range(norms.shape[1])}
+    if between is not None:
+        columns |= {f"block_{index}": between[:, index] for index in range(between.shape[1])}
+    return NormColumns(Columns(columns), norms.shape[1], layout)
+
+
+def some_images() -> Images:
+    """Images that are never read."""
+    return Images(("digits", "val"), open_source("digits", "val"), np.arange(2))
 
 
 def random_params(config: ViTConfig, seed: int = 0, layer_scale: float = 0.3):

@@ -2,25 +2,38 @@
 
 import itertools
 
-import jax
 import numpy as np
 import pytest
 
+from regvit_jax.analysis.engine.columns import Columns
+from regvit_jax.analysis.outliers.labels import last_norms
 from regvit_jax.analysis.questions.attention.attention import (
     MEASURES,
-    Accumulator,
+    attention_maps,
     attention_rows,
+    cls_maps,
     compared_features,
     embedding_similarity,
-    query_names,
     summarise_attention,
 )
-from regvit_jax.analysis.questions.attention.on_outliers import OutlierMassStore, outlier_part
+from regvit_jax.analysis.questions.attention.on_outliers import (
+    masses,
+    outlier_masses,
+    outlier_part,
+)
 from regvit_jax.analysis.questions.attention.rollout import rollout
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap
+from regvit_jax.preprocess import Preprocess
+from tests.analysis.conftest import some_images
 
+PREPROCESS = Preprocess(32, 24)
 # float32 sums of at most 53 weights against float64: measured 3e-7.
 ATOL = 3e-6
+
+
+def rows_of(traced, layer):
+    _, _, trace, layout = traced
+    return attention_rows(some_images(), PREPROCESS, layer).reduce(trace, layout)
 
 
 def by_hand(row, num_registers):
@@ -38,7 +51,7 @@ def by_hand(row, num_registers):
 
 def test_measures_are_those_of_numpy_loops(traced):
     config, _, trace, layout = traced
-    rows = attention_rows(1)(trace, layout)
+    rows = rows_of(traced, 1)
     for image, block, query in itertools.product(
         range(6), range(3), range(1 + layout.num_registers)
     ):
@@ -46,13 +59,12 @@ def test_measures_are_those_of_numpy_loops(traced):
         expected = by_hand(attn[:, query].mean(axis=0), config.num_registers)
         assert expected.keys() == MEASURES.keys()
         for name, value in expected.items():
-            found = float(rows.measures[name][image, block, query])
+            found = float(rows[name][image, block, query])
             assert found == pytest.approx(value, abs=ATOL), name
 
 
 def test_the_masses_add_up_to_one(traced):
-    _, _, trace, layout = traced
-    measures = attention_rows(0)(trace, layout).measures
+    measures = rows_of(traced, 0)
     total = measures["mass_cls"] + measures["mass_registers"] + measures["mass_patches"]
     np.testing.assert_allclose(total, 1.0, rtol=0, atol=ATOL)
 
@@ -60,7 +72,8 @@ def test_the_masses_add_up_to_one(traced):
 def test_maps_are_the_rows_of_the_chosen_block_on_patches(traced):
     config, _, trace, layout = traced
     for layer in range(config.depth):
-        maps = attention_rows(layer)(trace, layout).maps
+        keep = attention_maps(some_images(), PREPROCESS, layer)
+        maps = keep.reduce(trace, layout)["maps"]
         start = 1 + config.num_registers
         expected = np.asarray(trace.blocks[layer].attn)[:, :, :start, start:]
         np.testing.assert_array_equal(maps, expected)
@@ -68,7 +81,7 @@ def test_maps_are_the_rows_of_the_chosen_block_on_patches(traced):
 
 def test_register_maps_are_compared_as_numpy_does(traced):
     config, _, trace, layout = traced
-    found = np.asarray(attention_rows(0)(trace, layout).similarity)
+    found = np.asarray(rows_of(traced, 0)["similarity"])
     if config.num_registers < 2:
         assert not found.any()
         return
@@ -89,21 +102,14 @@ def test_register_embeddings_are_compared_pair_by_pair():
     assert embedding_similarity({}) is None
 
 
-def test_a_data_set_is_summed_up_batch_by_batch(traced):
+def test_a_data_set_is_summed_up(traced):
     config, params, trace, layout = traced
-    rows = attention_rows(2)(trace, layout)
-    with Accumulator() as accumulator:
-        for part in (slice(0, 4), slice(4, 6)):
-            accumulator.add(jax.tree.map(lambda leaf, part=part: np.asarray(leaf)[part], rows))
-        summary = summarise_attention(
-            accumulator,
-            layout,
-            query_names(config),
-            embedding_similarity(params),
-            Bootstrap(6, 200),
-        )
-        masses = accumulator.outliers.masses("quantile_98")
-        features = compared_features(accumulator, masses, config.num_registers)
+    columns = {name: np.asarray(column) for name, column in rows_of(traced, 2).items()}
+    rows, norms = Columns(columns), np.asarray(last_norms(trace, layout))
+    embeddings, bootstrap = embedding_similarity(params), Bootstrap(6, 200)
+    summary = summarise_attention(rows, Columns({"last": norms}), layout, embeddings, bootstrap)
+    on_outliers = masses(norms > np.quantile(norms, 0.98), cls_maps(rows))
+    features = compared_features(rows, on_outliers, config.num_registers)
     assert set(features) >= {"cls_entropy", "cls_mass_outliers"}
     assert ("register_maps_cosine" in features) == (config.num_registers > 1)
     assert summary.num_images == 6
@@ -111,11 +117,13 @@ def test_a_data_set_is_summed_up_batch_by_batch(traced):
     for name in MEASURES:
         for block in range(config.depth):
             for query in range(len(summary.queries)):
-                expected = np.asarray(rows.measures[name], np.float64)[:, block, query].mean()
+                expected = columns[name].astype(np.float64)[:, block, query].mean()
                 assert summary.measures[name][block][query].value == pytest.approx(
                     expected, abs=ATOL
                 )
-    mean_map = np.asarray(rows.maps, np.float64).mean(axis=(0, 1)).reshape(-1, *layout.grid)
+    mean_map = np.asarray(trace.blocks[2].attn, np.float64).mean(axis=(0, 1))
+    mean_map = mean_map[: 1 + config.num_registers, layout.patches]
+    mean_map = mean_map.reshape(-1, *layout.grid)
     np.testing.assert_allclose(summary.average_map, mean_map, rtol=0, atol=ATOL)
     assert (summary.register_maps is None) == (config.num_registers < 2)
 
@@ -136,33 +144,29 @@ def test_attention_on_outliers_is_that_of_a_loop():
     generator = np.random.default_rng(0)
     norms = generator.gamma(2.0, size=(20, 12)).astype(np.float32)
     maps = generator.dirichlet(np.ones(14), size=20)[:, :12].astype(np.float32)
-    store = OutlierMassStore(12)
-    for part in (slice(0, 7), slice(7, None)):
-        store.add(norms[part], maps[part])
-    found = store.summarise(Bootstrap(20, 200))["quantile_98"]
+    found = outlier_masses(norms, maps, Bootstrap(20, 200))["quantile_98"]
     cut = np.quantile(norms.astype(np.float64), 0.98)
-    masses = [
+    expected = [
         sum(m for n, m in zip(*rows, strict=True) if n > cut)
         for rows in zip(norms, maps, strict=True)
     ]
     assert found.cut == pytest.approx(cut)
-    assert found.mass.value == pytest.approx(np.mean(masses), abs=ATOL)
+    assert found.mass.value == pytest.approx(np.mean(expected), abs=ATOL)
     assert found.share_of_patches.value == pytest.approx((norms > cut).mean(), abs=ATOL)
-    relative = np.sum(masses) / maps.sum(dtype=np.float64)
+    relative = np.sum(expected) / maps.sum(dtype=np.float64)
     assert found.share_of_patch_mass.value == pytest.approx(relative, abs=ATOL)
-    both = np.stack([masses, maps.sum(axis=1)], axis=1)
-    np.testing.assert_allclose(store.masses("quantile_98"), both, rtol=0, atol=ATOL)
-    assert store.summarise(Bootstrap(20, 200))["absolute_150"].mass.value == 0
-    store.close()
+    both = np.stack([expected, maps.sum(axis=1)], axis=1)
+    np.testing.assert_allclose(masses(norms > cut, maps), both, rtol=0, atol=ATOL)
+    assert outlier_masses(norms, maps, Bootstrap(20, 200))["absolute_150"].mass.value == 0
 
 
 def test_the_outliers_part_is_pooled_over_the_images():
     generator = np.random.default_rng(3)
-    masses = generator.random((9, 2)) * (0.1, 1.0)
+    both = generator.random((9, 2)) * (0.1, 1.0)
     bootstrap = Bootstrap(9, 50)
-    found = bootstrap.resampled(masses, outlier_part)[0]
-    assert found.value == pytest.approx(masses[:, 0].sum() / masses[:, 1].sum(), abs=1e-12)
+    found = bootstrap.resampled(both, outlier_part)[0]
+    assert found.value == pytest.approx(both[:, 0].sum() / both[:, 1].sum(), abs=1e-12)
     counts = 9 * bootstrap.means(np.eye(9))  # how often each resample holds each image
     for sample, times in zip(found.samples, counts, strict=True):
-        drawn = np.repeat(masses, times.round().astype(int), axis=0)
+        drawn = np.repeat(both, times.round().astype(int), axis=0)
         assert sample == pytest.approx(drawn[:, 0].sum() / drawn[:, 1].sum(), abs=1e-7)

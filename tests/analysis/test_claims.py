@@ -32,6 +32,7 @@ def model(label, registers, shape=SHAPE, variant="small", is_twin=False, **numbe
         "variant": variant,
         "source": {"kind": "pth"},
         "metrics": {},
+        "numbers": {},
         **numbers,
     }
 
@@ -53,13 +54,14 @@ def results(analysis, models, differences=None, data="photos", pair=("reg0", "re
 def verdict(answer):
     group = {"share": number(0.01, 0.02), "cut": 20.0} if answer == "found" else None
     return {
-        "verdict": {"answer": answer, "reason": f"Outliers: {answer}.", "group": group},
-        "shares": {"last": {"3_x_median": number(0.0, 0.01)}},
-        "layers": [
-            {"layer": "6", "kind": "patches", "q98": number(18.0, 20.0)},
-            {"layer": "normed", "kind": "cls", "q98": number(1.0, 2.0)},
-            {"layer": "normed", "kind": "patches", "q98": number(62.0, 64.0)},
-        ],
+        "verdict": {"answer": answer, "reason": f"Outliers: {answer}."},
+        "group": group,
+        "numbers": {
+            "outliers/last/3_x_median/share": number(0.0, 0.01),
+            "norms_by_layer/6/patches/q98": number(18.0, 20.0),
+            "norms_by_layer/normed/cls/q98": number(1.0, 2.0),
+            "norms_by_layer/normed/patches/q98": number(62.0, 64.0),
+        },
     }
 
 
@@ -71,20 +73,23 @@ def norms(answer="found", twin="not found", differences=None, **more):
 
 
 def shrinking(low, high):
-    return norms(differences={"share_above_3_x_median": number(low, high)})
+    return norms(differences={"outliers/last/3_x_median/share": number(low, high)})
 
 
 def lost(low, high, shape=SHAPE, central=0.1, **more):
     models = [
-        model("reg0", 0, shape, corloc=number(0.1, 0.3)),
-        model("reg4", 4, shape, corloc=number(0.2, 0.4)),
+        model("reg0", 0, shape, numbers={"lost/corloc": number(0.1, 0.3)}),
+        model("reg4", 4, shape, numbers={"lost/corloc": number(0.2, 0.4)}),
     ]
     baselines = [{"name": "central_box", "corloc": number(central, central)}]
-    return results("lost", models, {"corloc": number(low, high)}, baselines=baselines, **more)
+    return results("lost", models, {"lost/corloc": number(low, high)}, baselines=baselines, **more)
 
 
 def attention(low, high):
-    differences = {"cls_outlier_part": number(low, high), "cls_entropy": number(0.01, 0.02)}
+    differences = {
+        "attention_on_outliers/quantile_98/share_of_patch_mass": number(low, high),
+        "attention_last_block/CLS/entropy": number(0.01, 0.02),
+    }
     return results("attention", [model("reg0", 0), model("reg4", 4)], differences)
 
 
@@ -93,30 +98,26 @@ def stages(low, high, first=200, second=100):
         model("later", 4) | {"checkpoint": "/runs/a/model", "metrics": {"step": first}},
         model("earlier", 4) | {"checkpoint": "/runs/a/epochs/1", "metrics": {"step": second}},
     ]
-    differences = {"register_maps_cosine": number(low, high)}
+    differences = {"registers/cosine": number(low, high)}
     return results("attention", models, differences, pair=("later", "earlier"))
 
 
 def similarity(low, high):
-    by_98 = {"quantile_98": {"auc": number(low, high)}}
-    return results("similarity", [model("reg0", 0, labels="last", similarity={"last": by_98})])
+    numbers = {"similarity/last/quantile_98/auc": number(low, high)}
+    return results("similarity", [model("reg0", 0, labels="last", numbers=numbers)])
 
 
 def reconstruction(low, high):
-    found = {"matched": {"linear": {"normalised": {"l2": {"ratio": number(low, high)}}}}}
-    return results("reconstruction", [model("reg0", 0, definitions={"quantile_98": found})])
+    numbers = {"matched/quantile_98/linear_l2/ratio": number(low, high)}
+    return results("reconstruction", [model("reg0", 0, numbers=numbers)])
 
 
 def probe(low, high, n=100):
-    rows = [
-        {"from": "cls", "to": "outlier_patch", "differences": {"logistic": number(-0.9, -0.8)}},
-        {
-            "from": "normal_patch",
-            "to": "outlier_patch",
-            "differences": {"logistic": number(low, high, n)},
-        },
-    ]
-    return results("probe", [model("reg0", 0, differences_between_kinds=rows, kinds=[])])
+    numbers = {
+        "between_kinds/cls/outlier_patch/logistic/difference": number(-0.9, -0.8),
+        "between_kinds/normal_patch/outlier_patch/logistic/difference": number(low, high, n),
+    }
+    return results("probe", [model("reg0", 0, numbers=numbers)])
 
 
 def evaluated(registers, share, n=50_000, **changes):
@@ -227,7 +228,7 @@ def test_accuracies_on_other_images_are_not_compared():
 def test_a_comparison_is_read_from_without_to_with_registers():
     turned = lost(0.01, 0.02)
     turned["comparisons"] = [
-        {"from": "reg4", "to": "reg0", "differences": {"corloc": number(-0.02, -0.01)}}
+        {"from": "reg4", "to": "reg0", "differences": {"lost/corloc": number(-0.02, -0.01)}}
     ]
     straight = judged(8, lost(0.01, 0.02))
     assert judged(8, turned) == straight
@@ -286,7 +287,7 @@ def test_untrained_twins_stand_for_no_model():
         {
             "from": "reg0 untrained",
             "to": "reg4",
-            "differences": {"share_above_3_x_median": number(-0.02, -0.01)},
+            "differences": {"outliers/last/3_x_median/share": number(-0.02, -0.01)},
         }
     ]
     assert judged(2, folder).answer == "cannot tell"
@@ -296,8 +297,8 @@ def test_untrained_twins_stand_for_no_model():
 
 def test_pairs_that_disagree_decide_nothing():
     folder = lost(0.01, 0.02)
-    folder["models"].append(model("reg8", 8, corloc=number(0.0, 0.1)))
-    change = {"corloc": number(-0.02, -0.01)}
+    folder["models"].append(model("reg8", 8, numbers={"lost/corloc": number(0.0, 0.1)}))
+    change = {"lost/corloc": number(-0.02, -0.01)}
     folder["comparisons"].append({"from": "reg0", "to": "reg8", "differences": change})
     found = judged(8, folder)
     assert found.answer == "cannot tell"
@@ -311,11 +312,11 @@ def test_missing_numbers_decide_nothing():
     folder["comparisons"][0]["differences"] = {}
     assert "missing" in judged(8, folder).why
     folder = lost(0.01, 0.02)
-    folder["comparisons"][0]["differences"]["corloc"]["interval"] = None
+    folder["comparisons"][0]["differences"]["lost/corloc"]["interval"] = None
     assert "no interval" in judged(8, folder).why
     empty = lost(0.01, 0.02)
     for one in empty["models"]:
-        one["corloc"] = None
+        one["numbers"] = {}
     assert "No image had an annotated object" in judged(8, empty).why
 
 

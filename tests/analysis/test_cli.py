@@ -107,10 +107,11 @@ def test_norm_results_say_what_they_rest_on(norms_folder, pictures):
     model = results["models"][0]
     assert model["source"] == {"kind": "test"}
     assert model["num_registers"] == 0
-    share = model["shares"]["last"]["3_x_median"]
+    share = model["numbers"]["outliers/last/3_x_median/share"]
     assert share["n"] == 170
     assert 0 < share["interval"][0] < share["value"] < share["interval"][1] < 0.1
-    assert {row["kind"] for row in results["models"][1]["layers"]} == {
+    keys = [key.split("/") for key in results["models"][1]["numbers"]]
+    assert {key[2] for key in keys if key[0] == "norms_by_layer"} == {
         "cls",
         "patches",
         *(f"register_{i}" for i in range(4)),
@@ -120,9 +121,10 @@ def test_norm_results_say_what_they_rest_on(norms_folder, pictures):
 def test_norm_tables_hold_the_numbers_of_the_results(norms_folder):
     results = results_of(norms_folder)
     layers = rows_of(norms_folder / "norms_by_layer.csv")
-    expected = sum(len(model["layers"]) for model in results["models"])
-    assert len(layers) == expected
-    first = results["models"][0]["layers"][0]["median"]
+    keys = [key for model in results["models"] for key in model["numbers"]]
+    means = [key for key in keys if key.startswith("norms_by_layer/") and key.endswith("/mean")]
+    assert len(layers) == len(means)
+    first = results["models"][0]["numbers"]["norms_by_layer/0/cls/median"]
     assert float(layers[0]["median"]) == pytest.approx(first["value"], rel=1e-6)
     comparisons = rows_of(norms_folder / "comparisons.csv")
     pair = next(row for row in comparisons if row["to"] == "registers")
@@ -136,14 +138,13 @@ def test_attention_results_are_complete(attention_folder):
     plain, registers = results["models"]
     assert plain["queries"] == ["CLS"]
     assert registers["queries"][1:] == [f"register {i}" for i in range(4)]
-    last = registers["layers"][-1]
-    assert 0 < last["queries"]["CLS"]["mass_registers"]["value"] < 1
-    assert -1 <= last["register_maps"]["centred_cosine"]["value"] <= 1
-    assert "register_maps" not in plain["layers"][-1]
-    parts = [
-        m["outlier_mass"]["quantile_98"]["share_of_patch_mass"]["value"] for m in (plain, registers)
-    ]
-    part = results["comparisons"][0]["differences"]["cls_outlier_part"]
+    numbers = registers["numbers"]
+    assert 0 < numbers["attention_last_block/CLS/mass_registers"]["value"] < 1
+    assert -1 <= numbers["registers/centred_cosine"]["value"] <= 1
+    assert "registers/centred_cosine" not in plain["numbers"]
+    key = "attention_on_outliers/quantile_98/share_of_patch_mass"
+    parts = [m["numbers"][key]["value"] for m in (plain, registers)]
+    part = results["comparisons"][0]["differences"][key]
     assert part["value"] == pytest.approx(parts[1] - parts[0], abs=1e-12)
     assert part["interval"][0] <= part["value"] <= part["interval"][1]
     arrays = np.load(attention_folder / registers["arrays"])

@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from regvit_jax.analysis.cli import main
-from regvit_jax.analysis.comparing.headlines import HEADLINES, Where, find
 
 
 def call(monkeypatch, *arguments) -> int:
@@ -28,8 +27,20 @@ def model(label, registers, is_twin=False, **numbers):
         "is_twin": is_twin,
         "num_registers": registers,
         "metrics": {"top1": {"share": 0.8, "low": 0.7, "high": 0.9, "n": 50}},
+        "numbers": {},
+        "remarks": [],
         **numbers,
     }
+
+
+LEAD = {"lost": ("lost/corloc", "LOST: CorLoc"), "norms": ("outliers/share", "patches above")}
+
+
+ABSENT = {"answer": "not found", "reason": "r"}
+
+
+def corloc(*ends):
+    return {"lost/corloc": estimate(*ends)}
 
 
 def estimate(value, low=None, high=None):
@@ -39,8 +50,11 @@ def estimate(value, low=None, high=None):
 def write(folder, analysis, models, comparisons):
     folder.mkdir(parents=True)
     results = {
-        "format": 1,
+        "format": 2,
         "analysis": analysis,
+        "about": {"heading": "h", "text": "t", "verdict": "outlier tokens", "per_image": []},
+        "measured": {},
+        "lead": [dict(zip(("key", "title"), LEAD[analysis], strict=True)) | {"is_share": True}],
         "configuration": {},
         "data": {"name": "x", "skipped": []},
         "models": models,
@@ -59,15 +73,15 @@ def folders(tmp_path):
         tmp_path / "lost",
         "lost",
         [
-            model("reg0", 0, corloc=estimate(0.2, 0.1, 0.3)),
-            model("reg4", 4, corloc=estimate(0.5, 0.4, 0.6)),
+            model("reg0", 0, numbers=corloc(0.2, 0.1, 0.3)),
+            model("reg4", 4, numbers=corloc(0.5, 0.4, 0.6)),
         ],
         [
             {
                 "from": "reg4",
                 "to": "reg0",
                 "paired": True,
-                "differences": {"corloc": estimate(-0.3, -0.4, -0.2)},
+                "differences": {"lost/corloc": estimate(-0.3, -0.4, -0.2)},
             }
         ],
     )
@@ -75,16 +89,18 @@ def folders(tmp_path):
         tmp_path / "norms",
         "norms",
         [
-            model("reg0", 0, verdict={"answer": "found"}),
-            model("reg4", 4, verdict={"answer": "not found"}),
-            model("reg0 untrained", 0, is_twin=True, verdict={"answer": "not found"}),
+            model("reg0", 0, verdict={"answer": "found", "reason": "r"}),
+            model("reg4", 4, verdict={"answer": "not found", "reason": "r"}),
+            model(
+                "reg0 untrained", 0, is_twin=True, verdict={"answer": "not found", "reason": "r"}
+            ),
         ],
         [
             {
                 "from": "reg0",
                 "to": "reg4",
                 "paired": True,
-                "differences": {"share_above_3_x_median": estimate(-0.01, -0.02, 0.01)},
+                "differences": {"outliers/share": estimate(-0.01, -0.02, 0.01)},
             },
             {"from": "reg0 untrained", "to": "reg0", "paired": True, "differences": {}},
         ],
@@ -102,18 +118,18 @@ def test_values_and_differences_are_those_of_the_folders(monkeypatch, tmp_path, 
     results = read(out)
     assert [m["label"] for m in results["models"]] == ["reg0", "reg4"]
     numbers = {n["name"]: n for n in results["headlines"]}
-    assert numbers["corloc"]["values"]["reg4"] == estimate(0.5, 0.4, 0.6)
+    assert numbers["lost/corloc"]["values"]["reg4"] == estimate(0.5, 0.4, 0.6)
     # The folder has first minus second; the comparison is with the first model.
-    assert numbers["corloc"]["differences"] == {"reg4": estimate(0.3, 0.2, 0.4)}
-    assert numbers["outliers"]["values"] == {"reg0": "found", "reg4": "not found"}
+    assert numbers["lost/corloc"]["differences"] == {"reg4": estimate(0.3, 0.2, 0.4)}
+    assert numbers["verdict"]["values"] == {"reg0": "found", "reg4": "not found"}
     assert numbers["top1"]["values"]["reg0"]["interval"] == [0.7, 0.9]
     assert len(results["comparisons"]) == 2
     printed = capsys.readouterr().out
     assert "reg4 differs from reg0 by +30 points [+20, +40]" in printed
     with (out / "compare.csv").open() as file:
         rows = {(row["quantity"], row["model"]): row for row in csv.DictReader(file)}
-    assert rows["corloc", "reg4"]["difference_low"] == "0.2"
-    assert rows["outliers", "reg4"]["value"] == "not found"
+    assert rows["lost/corloc", "reg4"]["difference_low"] == "0.2"
+    assert rows["verdict", "reg4"]["value"] == "not found"
     assert (out / "compare.png").stat().st_size > 1000
 
 
@@ -121,14 +137,14 @@ def test_two_folders_of_one_question_stay_apart(monkeypatch, tmp_path, folders):
     again = write(
         tmp_path / "other",
         "lost",
-        [model("reg0", 0, corloc=estimate(0.25)), model("reg8", 8, corloc=estimate(0.35))],
+        [model("reg0", 0, numbers=corloc(0.25)), model("reg8", 8, numbers=corloc(0.35))],
         [],
     )
     status = call(monkeypatch, "compare", "--results", *folders, again, "--out", tmp_path / "out")
     assert status == 0
     results = read(tmp_path / "out")
     assert [m["label"] for m in results["models"]] == ["reg0", "reg4", "reg8"]
-    questions = [n["question"] for n in results["headlines"] if n["name"] == "corloc"]
+    questions = [n["question"] for n in results["headlines"] if n["name"] == "lost/corloc"]
     assert questions == [f"lost ({folders[0]})", f"lost ({again})"]
 
 
@@ -144,13 +160,3 @@ def test_bad_folders_are_refused(case, monkeypatch, tmp_path, folders, capsys):
     captured = capsys.readouterr()
     assert messages.get(case, "results") in captured.err + captured.out
     assert not (tmp_path / "out").exists()
-
-
-def test_paths_lead_to_numbers_or_nowhere():
-    entry = {"rows": [{"kind": "a", "x": 1}, {"kind": "b", "x": 2}], "which": "rows"}
-    assert find(entry, ("rows", Where("kind", "b"), "x")) == 2
-    assert find(entry, ("rows", -1, "x")) == 2
-    assert find(entry, ("$which", 0, "kind")) == "a"
-    assert find(entry, ("rows", Where("kind", "c"), "x")) is None
-    assert find(entry, ("none", 3, "x")) is None
-    assert all(len({h.name for h in rows}) == len(rows) for rows in HEADLINES.values())

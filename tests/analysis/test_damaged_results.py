@@ -13,14 +13,13 @@ from regvit_jax.analysis.comparing.compare import (
     collect_pairs,
     open_folders,
 )
-from regvit_jax.analysis.comparing.headlines import HEADLINES, Where
 from regvit_jax.analysis.engine.results_schema import (
+    ANALYSIS,
+    EXTRA,
     FILE,
     HEAD,
     MODEL,
-    MODELS,
-    NUMBER,
-    WHOLE,
+    TOGETHER,
     Each,
     Maybe,
     Number,
@@ -61,15 +60,18 @@ def analysed(tmp_path_factory):
 
 
 def example_results(name):
-    """What the schema asks for, and the headline numbers."""
-    results = example(HEAD) | example(WHOLE.get(name, {})) | {"format": 1, "analysis": name}
-    pair = {**example(HEAD["comparisons"][0]), **results["comparisons"][0]}
-    results["comparisons"] = [pair | {"from": "m0", "to": "m1"}]
-    results["models"] = [example(MODELS.get(name, {}) | MODEL) for _ in range(2)]
+    """What the schema asks for, with numbers under the keys that are led with."""
+    shape = TOGETHER if name == "compare" else ANALYSIS | EXTRA.get(name, {})
+    results = example(HEAD) | example(shape) | {"format": 2, "analysis": name}
+    results["comparisons"] = [example(HEAD["comparisons"][0]) | {"from": "m0", "to": "m1"}]
+    extra = EXTRA.get(name, {}).get("models", [{}])[0]
+    of_model = MODEL | (ANALYSIS["models"][0] if name != "compare" else {}) | extra
+    results["models"] = [example(of_model) for _ in range(2)]
     for i, model in enumerate(results["models"]):
         model |= {"label": f"m{i}", "title": f"model {i}", "checkpoint": f"/m{i}"}
-        for headline in HEADLINES.get(name, ()):
-            put(model, headline.path)
+    for lead in results.get("lead", ()):
+        for model in results["models"]:
+            model["numbers"][lead["key"]] = example(Number())
     return results
 
 
@@ -87,26 +89,6 @@ def example(shape):
         return {name.removesuffix("?"): example(part) for name, part in shape.items()}
     values = {str: "text", bool: False, int: 3, float: 0.5, dict: {}}
     return "a.png" if shape == FILE else values.get(shape, 1)
-
-
-def put(model, path):
-    """Puts a number where a headline's path leads, and containers on the way."""
-    inside = model
-    for step, following in zip(path, [*path[1:], None], strict=True):
-        if isinstance(step, str) and step.startswith("$"):
-            step = model.setdefault(step[1:], "text")
-        empty = [] if isinstance(following, int | Where) else {}
-        start = example(NUMBER) if following is None else empty
-        if isinstance(step, Where):
-            found = next((row for row in inside if row.get(step.key) == step.value), None)
-            if found is None:
-                inside.append(found := {step.key: step.value})
-            inside = found
-        elif isinstance(step, int):
-            inside.extend([start] if not inside else [])
-            inside = inside[step]
-        else:
-            inside = inside.setdefault(step, start)
 
 
 @pytest.mark.parametrize("name", REQUIRED)

@@ -85,3 +85,46 @@ def test_small_gains_do_not_keep_it_going_but_the_best_is_kept():
         min_gain=0.01,  # 3.97 is less than 1 % below 4
     )
     assert (fitted.best_epoch, fitted.stopped_early, len(fitted.scores)) == (4, True, 5)
+
+
+class StopNow(Exception):
+    """What ends a fit in the middle of an epoch."""
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_a_stopped_fit_goes_on_bit_for_bit(keep_best, tmp_path, monkeypatch):
+    monkeypatch.setattr("regvit_jax.analysis.statistics.fit.SECONDS_BETWEEN_SAVES", -1.0)
+    generator = np.random.default_rng(3)
+    x, y, start = (generator.normal(size=s).astype(np.float32) for s in ((32, 5), (32, 3), (5, 3)))
+    learned, held = batches_of(x[:24], y[:24]), (x[24:], y[24:])
+
+    def fitted(batches, saved=None):
+        return fit(
+            *(squared_error, {"kernel": start}, batches),
+            lambda params: float(squared_error(params, *held)),
+            *(optax.adamw(0.3, weight_decay=0.01), 12, 4, keep_best),
+            saved=saved,
+        )
+
+    def stopping(epoch):
+        for i, batch in enumerate(learned(epoch)):
+            if (epoch, i) == (3, 1):
+                raise StopNow
+            yield batch
+
+    def only_the_rest(epoch):
+        assert epoch >= 3
+        return learned(epoch)
+
+    def nothing(epoch):
+        raise AssertionError("It was finished.")
+
+    expected, file = fitted(learned), tmp_path / "fit.npz"
+    with pytest.raises(StopNow):
+        fitted(stopping, file)
+    for batches in (only_the_rest, nothing):
+        found = fitted(batches, file)
+        np.testing.assert_array_equal(found.params["kernel"], expected.params["kernel"])
+        assert found[1:] == expected[1:]
+    file.write_bytes(file.read_bytes()[:100])
+    np.testing.assert_array_equal(fitted(learned, file).params["kernel"], expected.params["kernel"])

@@ -36,14 +36,14 @@ def test_weights_are_known_by_content(checkpoints, tmp_path):
 def test_images_are_known_by_name_size_and_content(tmp_path):
     folder = write_pictures(tmp_path / "here", 6)
     shutil.copytree(folder, tmp_path / "there")
-    known = images_of(str(folder), ["val"], [0], 0)
-    assert images_of(str(tmp_path / "there"), ["val"], [0], 0) == known
+    known = images_of(str(folder), "val", 0, 0)
+    assert images_of(str(tmp_path / "there"), "val", 0, 0) == known
     file = next((tmp_path / "there").rglob("*.png"))
     content = bytearray(file.read_bytes())
     content[60] ^= 1
     file.write_bytes(content)
     copy_times(folder, tmp_path / "there")
-    assert images_of(str(tmp_path / "there"), ["val"], [0], 0) != known
+    assert images_of(str(tmp_path / "there"), "val", 0, 0) != known
 
 
 @pytest.fixture
@@ -89,4 +89,4 @@ def test_results_say_which_weights_and_images_they_rest_on(analysed):
     folder, _ = analysed
     results = json.loads((folder / "out/similarity/results.json").read_text())
     assert results["configuration"]["weights"] == [weights_of(folder / "model")]
-    assert results["configuration"]["images"] == images_of("images", ["val"], [1000], 0)
+    assert results["configuration"]["images"] == [images_of("images", "val", 1000, 0)]

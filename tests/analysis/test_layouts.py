@@ -7,18 +7,21 @@ import numpy as np
 import pytest
 
 from regvit_jax import DeiT3, ViTConfig
-from regvit_jax.analysis.options import AttentionOptions
-from regvit_jax.analysis.questions.attention.attention import attention_rows
-from regvit_jax.analysis.questions.attention.command import check_models
+from regvit_jax.analysis.engine.columns import Columns
+from regvit_jax.analysis.engine.written import question
+from regvit_jax.analysis.questions.attention.attention import attention_maps
+from regvit_jax.analysis.questions.attention.options import AttentionOptions
+from regvit_jax.analysis.questions.attention.question import ANALYSIS
 from regvit_jax.analysis.questions.attention.rollout import rollout
-from regvit_jax.analysis.questions.norms.norms import NormStore, _layer_summaries
-from regvit_jax.analysis.questions.probe.tokens import ProbedTokens, TokenStore
+from regvit_jax.analysis.questions.norms.norms import _layer_summaries
+from regvit_jax.analysis.questions.probe.tokens import ProbedTokens, TokenStore, kept_tokens
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap
-from regvit_jax.batches import Batch
 from regvit_jax.checkpoint import CheckpointInfo, parameter_shapes, save, unflatten
 from regvit_jax.errors import InputError
 from regvit_jax.model import init_params
+from regvit_jax.preprocess import Preprocess
 from regvit_jax.tokens import TokenLayout
+from tests.analysis.conftest import norm_columns, some_images
 
 LAST = TokenLayout(2, (2, 3), registers_last=True)
 NO_CLS = TokenLayout(2, (2, 3), has_cls=False)
@@ -29,9 +32,8 @@ def test_norms_are_those_of_their_kind(layout):
     """Token t of image n has the norm 100 n + t."""
     norms = 100.0 * np.arange(3)[:, None, None] + np.arange(layout.num_tokens)[None, None]
     norms = np.broadcast_to(norms, (3, 2, layout.num_tokens)).astype(np.float32)
-    with NormStore(2, layout) as store:
-        store.append(norms)
-        found = {s.kind: s for s in _layer_summaries(store, Bootstrap(3, 10, 0))}
+    columns = norm_columns(norms, layout)
+    found = {s.kind: s for s in _layer_summaries(columns, Bootstrap(3, 10, 0))}
     assert ("cls" in found) == layout.has_cls
     for i, place in enumerate(range(layout.registers.start, layout.registers.stop)):
         assert found[f"register_{i}"].values["mean"].value == 100 + place
@@ -49,10 +51,10 @@ def test_attention_is_that_of_cls_and_registers_wherever_they_stand(name, tiny_c
     images = jax.random.normal(jax.random.key(1), (2, 16, 24, 3))
     trace = model.apply({"params": params}, images, method="trace")
     layout = model.layout(images.shape)
-    rows = attention_rows(1)(trace, layout) if layout.has_cls else None
+    keep = attention_maps(some_images(), Preprocess(16, 24), 1)
     attn = np.asarray(trace.blocks[1].attn)[:, :, list(layout.specials)]
-    if rows is not None:
-        np.testing.assert_array_equal(rows.maps, attn[..., layout.patches])
+    maps = keep.reduce(trace, layout)["maps"]
+    np.testing.assert_array_equal(maps, attn[..., layout.patches])
     step = np.eye(layout.num_tokens)
     for block in trace.blocks:
         step = (0.5 * np.eye(layout.num_tokens) + 0.5 * np.asarray(block.attn).mean(1)) @ step
@@ -64,11 +66,13 @@ def test_attention_is_that_of_cls_and_registers_wherever_they_stand(name, tiny_c
 def test_probes_read_the_vectors_of_their_kind(layout):
     tokens = np.random.default_rng(0).normal(size=(4, layout.num_tokens, 5)).astype(np.float32)
     norms = np.ones((4, 6), np.float32)
-    with TokenStore(layout, 5, draws=1, seed=0) as store:
-        batch = Batch(np.zeros((0, 1, 1, 3), np.uint8), np.arange(4), np.arange(4))
-        mean = tokens[:, layout.patches].mean(axis=1)
-        store.add(batch, ProbedTokens(tokens, mean, norms, norms))
-        read = {kind: store.features(kind, 0, 9.0) for kind in store.kinds}
+    mean = tokens[:, layout.patches].mean(axis=1)
+    in_order = np.concatenate([layout.special(tokens), tokens[:, layout.patches]], axis=1)
+    rows = kept_tokens(np.arange(4), ProbedTokens(in_order, mean, norms), draws=1, seed=0)
+    columns = Columns({"index": np.arange(4), "label": np.arange(4), **rows})
+    known = Columns({"last": norms, "convolved": norms})
+    store = TokenStore(columns, known, layout.num_registers, 0, layout.has_cls)
+    read = {kind: store.features(kind, 0, 9.0) for kind in store.kinds}
     registers = tokens[:, layout.registers]
     assert ("cls" in read) == layout.has_cls
     if layout.has_cls:
@@ -82,7 +86,7 @@ def test_a_model_without_cls_is_not_asked_where_cls_looks(tmp_path, save_tiny):
     folder = save_tiny(class_token=False, pooling="patches", pooled_norm=True)
     options = AttentionOptions(checkpoint=(folder,), data="digits", out=tmp_path / "out")
     with pytest.raises(InputError, match="without a CLS token: tiny"):
-        check_models(options)
+        question(ANALYSIS, options)
 
 
 def test_a_model_of_other_channels_is_shown_no_pictures(tmp_path, save_tiny):
@@ -90,7 +94,7 @@ def test_a_model_of_other_channels_is_shown_no_pictures(tmp_path, save_tiny):
         checkpoint=(save_tiny(num_channels=4),), data="digits", out=tmp_path / "out"
     )
     with pytest.raises(InputError, match="takes images of 4 channels"):
-        check_models(options)
+        question(ANALYSIS, options)
 
 
 @pytest.fixture

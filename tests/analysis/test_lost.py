@@ -11,7 +11,7 @@ import pytest
 import scipy.ndimage
 
 from regvit_jax.analysis.questions.lost import lost as lost_module
-from regvit_jax.analysis.questions.lost.collector import patch_features
+from regvit_jax.analysis.questions.lost.boxes import patch_features
 from regvit_jax.analysis.questions.lost.lost import centred, lost
 from regvit_jax.errors import InputError
 

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 
 from regvit_jax import load
 from regvit_jax.analysis.cli import main
-from regvit_jax.analysis.questions.lost.collector import patch_features
+from regvit_jax.analysis.questions.lost.boxes import patch_features
 from regvit_jax.analysis.questions.lost.lost import lost
 from regvit_jax.preprocess import Preprocess
 
@@ -123,14 +123,34 @@ def test_results_say_what_they_rest_on(official):
     assert (data["num_images"], data["num_with_object"], data["num_without_object"]) == (8, 7, 1)
     model = results["models"][1]
     assert model["predictions"] == "predictions_registers.json"
-    settings = [(s["feature"], s["layer"], s["gram_bias"]) for s in model["settings"]]
-    assert settings == [("key", 2, 0), ("value", 2, 0)]
-    assert model["corloc"] == model["settings"][0]["corloc"]
-    assert model["corloc"]["n"] == 7
+    numbers = model["numbers"]
+    settings = [key for key in numbers if key.startswith("lost_settings/")]
+    expected = [f"lost_settings/{feature}/2/0/corloc" for feature in ("key", "value")]
+    assert [key for key in settings if key.endswith("/corloc")] == expected
+    assert (model["feature"], model["layer"], model["gram_bias"]) == ("key", 2, 0)
+    for quantity in ("corloc", "best_iou", "num_found", "seeds_outside_mask"):
+        assert numbers[f"lost/{quantity}"] == numbers[f"lost_settings/key/2/0/{quantity}"]
+    assert numbers["lost/corloc"]["n"] == 7
     assert {b["name"] for b in results["baselines"]} == {"central_box", "full_image"}
     (comparison,) = results["comparisons"]
     assert (comparison["from"], comparison["to"]) == ("plain", "registers")
-    assert comparison["differences"]["corloc"]["n"] == 7
+    assert comparison["differences"]["lost/corloc"]["n"] == 7
+    assert comparison["differences"]["mcnemar/p_value"]["n"] == 7
+
+
+def test_differences_from_boxes_that_look_at_nothing_are_of_the_same_images(official):
+    results = read(official)
+    for model in results["models"]:
+        numbers = model["numbers"]
+        for baseline in results["baselines"]:
+            for quantity, theirs in (("corloc", "corloc"), ("best_iou", "mean_best_iou")):
+                found = numbers[f"lost_against/{baseline['name']}/{quantity}"]
+                expected = numbers[f"lost/{quantity}"]["value"] - baseline[theirs]["value"]
+                assert found["value"] == pytest.approx(expected, abs=1e-12)
+                assert found["n"] == 7
+            place = f"lost_against/{baseline['name']}"
+            won, lost_to = (numbers[f"{place}/only_{x}"]["value"] for x in ("lost", "baseline"))
+            assert won - lost_to == pytest.approx(7 * numbers[f"{place}/corloc"]["value"])
 
 
 def test_tables_and_figures_are_complete(official):
@@ -152,7 +172,7 @@ def test_tables_and_figures_are_complete(official):
         assert float(row["y0"]) < y < float(row["y1"]) + 4
     scored = [row for row in rows[:8] if row["is_hit"]]
     found = sum(int(row["is_hit"]) for row in scored)
-    assert (len(scored), found) == (7, results["models"][0]["num_found"])
+    assert (len(scored), found) == (7, results["models"][0]["numbers"]["lost/num_found"]["value"])
     assert rows[WITHOUT_OBJECT]["best_iou"] == ""
 
 
@@ -178,8 +198,10 @@ def test_a_folder_without_annotations_gets_boxes_only(tmp_path, checkpoints, pic
     assert "no CorLoc" in capsys.readouterr().out
     results = read(out)
     assert results["data"]["is_annotated"] is False
-    assert results["models"][0]["corloc"] is None
-    assert [setting["layer"] for setting in results["models"][0]["settings"]] == [0, 2]
+    assert results["models"][0]["numbers"].keys() == {
+        "lost/seeds_outside_mask",
+        *(f"lost_settings/value/{layer}/0/seeds_outside_mask" for layer in (0, 2)),
+    }
     assert "no CorLoc" in results["metric"]
     assert results["baselines"] == results["comparisons"] == []
     assert len(read(out, "predictions.json")) == 6

@@ -13,10 +13,10 @@ from regvit_jax.analysis.questions.lost.scores import (
     baseline_overlaps,
     compare,
     overlaps,
-    wilson,
 )
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap
 from regvit_jax.preprocess import Preprocess
+from regvit_jax.shares import wilson
 
 CROP = Preprocess()
 
@@ -85,14 +85,13 @@ def test_the_best_object_decides_and_images_without_one_have_no_score():
 
 
 def test_wilson_s_interval_is_the_closed_form():
-    found = np.arange(68) < 19
     share, n, z = 19 / 68, 68, stats.norm.ppf(0.975)
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    estimate = wilson(found)
-    assert estimate.value == share
+    estimate = wilson(19, 68)
+    assert estimate.share == share
     assert (estimate.low, estimate.high) == pytest.approx((centre - half, centre + half), abs=1e-12)
-    assert wilson(np.zeros(68, bool)).high == pytest.approx(0.0535, abs=1e-4)
+    assert wilson(0, 68).high == pytest.approx(0.0535, abs=1e-4)
 
 
 def test_models_are_compared_image_by_image():

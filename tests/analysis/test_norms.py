@@ -5,14 +5,15 @@ import pytest
 
 from regvit_jax.analysis.questions.norms.norms import (
     QUANTILES,
-    NormStore,
     creator,
+    kept_norms,
     pooled_quantiles,
     summarise,
     token_norms,
 )
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap
 from regvit_jax.tokens import TokenLayout
+from tests.analysis.conftest import norm_columns
 
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 
@@ -33,18 +34,27 @@ def test_norms_are_torchs_of_every_stream(traced):
                 assert norms[image, layer, token] == pytest.approx(expected, abs=NORM_ATOL)
 
 
-def test_the_store_gives_back_each_layer(tmp_path):
+def test_the_columns_are_the_layers_and_sub_layers_of_the_trace(traced):
+    config, _, trace, layout = traced
+    columns = {name: np.asarray(column) for name, column in kept_norms(trace, layout).items()}
+    every = np.asarray(token_norms(trace, layout))
+    for index in range(config.depth + 2):
+        np.testing.assert_array_equal(columns[f"layer_{index}"], every[:, index])
+    for index, block in enumerate(trace.blocks):
+        patches = np.asarray(block.after_attn, np.float64)[:, layout.patches]
+        expected = np.linalg.norm(patches, axis=-1)
+        np.testing.assert_allclose(columns[f"block_{index}"], expected, rtol=0, atol=NORM_ATOL)
+
+
+def test_a_layer_is_read_by_its_number_or_from_the_end():
     layout = TokenLayout(num_registers=2, grid=(3, 4))
     norms = np.random.default_rng(0).random((7, 5, layout.num_tokens)).astype(np.float32)
-    with NormStore(5, layout, tmp_path) as store:
-        store.append(norms[:4])
-        store.append(norms[4:])
-        assert store.num_images == 7
-        for index in (0, 2, -1, -2):
-            np.testing.assert_array_equal(store.layer(index), norms[:, index])
-        np.testing.assert_array_equal(store.patches(1), norms[:, 1, 3:])
-        assert [name for name, _ in store.layers()] == ["0", "1", "2", "3", "normed"]
-    assert not list(tmp_path.iterdir())
+    columns = norm_columns(norms, layout)
+    assert columns.num_images == 7
+    for index in (0, 2, -1, -2):
+        np.testing.assert_array_equal(columns.layer(index), norms[:, index])
+    np.testing.assert_array_equal(columns.patches(1), norms[:, 1, 3:])
+    assert [name for name, _ in columns.layers()] == ["0", "1", "2", "3", "normed"]
 
 
 def test_quantiles_are_numpys_and_lie_inside_their_intervals():
@@ -72,9 +82,8 @@ def test_the_interval_of_a_median_is_that_of_resampling_by_hand():
 def test_kinds_of_token_are_told_apart():
     layout = TokenLayout(num_registers=2, grid=(2, 3))
     norms = np.tile(np.array([10.0, 20.0, 30.0, 1, 1, 1, 1, 1, 1], np.float32), (12, 3, 1))
-    with NormStore(3, layout) as store:
-        store.append(norms)
-        summary = summarise(store, Bootstrap(12, 200))
+    store = norm_columns(norms, layout)
+    summary = summarise(store, Bootstrap(12, 200))
     medians = {(row.layer, row.kind): row.values["median"].value for row in summary.layers}
     for layer in ("0", "1", "normed"):
         assert medians[layer, "cls"] == 10
@@ -89,9 +98,8 @@ def test_the_layer_where_outliers_appear_and_where_they_sit_are_seen():
     norms = np.exp(generator.normal(2, 0.1, (1050, 6, layout.num_tokens))).astype(np.float32)
     corner = 2 + 19  # the last patch, in every second image, from layer 3 on
     norms[::2, 3:5, corner] *= 8
-    with NormStore(6, layout) as store:
-        store.append(norms)
-        summary = summarise(store, Bootstrap(1050, 300))
+    store = norm_columns(norms, layout)
+    summary = summarise(store, Bootstrap(1050, 300))
     assert summary.verdict.answer == "found"
     assert [v.answer for v in summary.verdicts] == ["not found"] * 3 + ["found"] * 2
     assert summary.emergence == [0.0, 0.0, 0.0, 1.0, 1.0]
@@ -111,24 +119,21 @@ def test_the_sub_layer_that_makes_large_patches_is_named():
     between = generator.uniform(9, 11, (60, 3, 20)).astype(np.float32)
     norms[:30, 2:, 20] = 200.0  # from block 1's MLP on
     between[:30, 2, 19] = 200.0
-    with NormStore(5, layout) as store:
-        store.append(norms, between=between)
-        summary = summarise(store, Bootstrap(60, 200))
+    store = norm_columns(norms, layout, between)
+    summary = summarise(store, Bootstrap(60, 200))
     made = creator(summary.origin)
     assert (made.block, made.sublayer, made.share_before, made.share_after) == (1, "mlp", 0, 1)
     assert len(summary.origin) == 6
-    with NormStore(5, layout) as store:
-        store.append(norms)
-        assert summarise(store, Bootstrap(60, 200)).origin is None
+    store = norm_columns(norms, layout)
+    assert summarise(store, Bootstrap(60, 200)).origin is None
 
 
 def test_the_low_tail_is_counted_where_it_is():
     generator = np.random.default_rng(4)
     norms = generator.uniform(9, 11, (100, 4, 21)).astype(np.float32)
     norms[:40, 2, 1] = 1.0
-    with NormStore(4, TokenLayout(0, (4, 5))) as store:
-        store.append(norms)
-        tail = summarise(store, Bootstrap(100, 200)).low_tail
+    store = norm_columns(norms, TokenLayout(0, (4, 5)))
+    tail = summarise(store, Bootstrap(100, 200)).low_tail
     assert tail.share_below_third.value == pytest.approx(40 / 2000)
     assert tail.map_q02[0, 0] == pytest.approx(0.4)
     assert tail.map_q02.shape == (4, 5)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from regvit_jax.analysis.comparing.epochs import Run
+from regvit_jax.analysis.outliers.labels import Labelled
 from regvit_jax.analysis.plotting import round_up, save_figure
 from regvit_jax.analysis.plotting.epochs import Curves, curves_figure
 from regvit_jax.analysis.plotting.training import TrainingCurve, training_figure
@@ -22,16 +23,17 @@ from regvit_jax.analysis.questions.norms.figures import (
 from regvit_jax.analysis.questions.norms.figures import (
     maps_figure as norm_maps_figure,
 )
-from regvit_jax.analysis.questions.norms.norms import NormStore, summarise
+from regvit_jax.analysis.questions.norms.norms import summarise
 from regvit_jax.analysis.questions.reconstruction.figures import GroupsPanel, groups_figure
 from regvit_jax.analysis.questions.similarity.figures import (
     SimilarityPanel,
     densities_figure,
     medians_figure,
 )
-from regvit_jax.analysis.questions.similarity.similarity import DENSITY_AT, Labelled
+from regvit_jax.analysis.questions.similarity.similarity import DENSITY_AT, Similarities
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate
 from regvit_jax.tokens import TokenLayout
+from tests.analysis.conftest import norm_columns
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +41,8 @@ def panel():
     layout = TokenLayout(num_registers=2, grid=(3, 4))
     norms = np.exp(np.random.default_rng(0).normal(2, 0.1, (30, 5, layout.num_tokens)))
     norms[::3, 2:4, 5] *= 9
-    with NormStore(5, layout) as store:
-        store.append(norms.astype(np.float32))
-        return NormPanel("model (2 registers)", summarise(store, Bootstrap(30, 100)), False)
+    columns = norm_columns(norms.astype(np.float32), layout)
+    return NormPanel("model (2 registers)", summarise(columns, Bootstrap(30, 100)), False)
 
 
 def test_a_legend_names_every_model_as_it_is_called(tmp_path):
@@ -144,7 +145,9 @@ def test_scales_end_at_round_numbers(value, end):
 
 def labelled(share, centre=0.5):
     density = np.exp(-0.5 * ((DENSITY_AT - [[0.5], [centre]]) / 0.05) ** 2)
-    return Labelled("last", "mean_plus_3sd", 1.0, Estimate(share, 9), (8, 1), (8, 1), {}, density)
+    is_outlier = np.arange(9)[None] == 0
+    by = Labelled("mean_plus_3sd", 1.0, is_outlier, Estimate(share, 9))
+    return Similarities("last", by, (8, 1), {}, density)
 
 
 def test_each_models_rows_say_its_own_share_of_outliers():

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from regvit_jax.analysis.engine.columns import Columns
+from regvit_jax.analysis.questions.probe.kept_kinds import load_kind, save_kind
 from regvit_jax.analysis.questions.probe.probe import (
     Examples,
     ProbePlan,
@@ -24,25 +26,25 @@ from regvit_jax.analysis.questions.probe.tokens import (
     OUTLIER,
     ProbedTokens,
     TokenStore,
+    kept_tokens,
     kind_names,
     probed_tokens,
 )
-from regvit_jax.batches import Batch
-from regvit_jax.tokens import TokenLayout
 
 DIM, PLAN = 6, ProbePlan((0.01, 1.0), (3, 5), draws=3, without_outlier="skip", seed=0)
 
 
-def store_of(tokens, norms, labels, num_registers=2, grid=(3, 4), first=0, draws=3):
-    """A store filled in two batches; a patch's vector starts with its place."""
-    store = TokenStore(TokenLayout(num_registers, grid), tokens.shape[2], draws, seed=1)
-    store.__enter__()
-    indices = np.arange(first, first + len(tokens))
-    for part in (slice(0, 5), slice(5, None)):
+def store_of(tokens, norms, labels, num_registers=2, draws=3, parts=(slice(0, 5), slice(5, None))):
+    """A store of columns kept in two batches; a patch's vector starts with its place."""
+    indices, rows = np.arange(len(tokens)), []
+    for part in parts:
         mean = tokens[part, 1 + num_registers :].mean(axis=1)
-        batch = Batch(np.zeros((0, 1, 1, 3), np.uint8), labels[part], indices[part])
-        store.add(batch, ProbedTokens(tokens[part], mean, norms[part], np.ones_like(norms[part])))
-    return store
+        reduced = ProbedTokens(tokens[part], mean, norms[part])
+        rows.append(kept_tokens(indices[part], reduced, draws, seed=1))
+    kept = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    columns = Columns({"index": indices, "label": labels, **kept})
+    of_norms = Columns({"last": norms, "convolved": np.ones_like(norms)})
+    return TokenStore(columns, of_norms, num_registers, seed=1)
 
 
 @pytest.fixture
@@ -56,8 +58,7 @@ def example():
         norms[i, [i % 12, 11]] = (10, 12)
     labels = np.arange(12) % 3
     store = store_of(tokens, norms, labels)
-    yield store, tokens, norms
-    store.__exit__(None, None, None)
+    return store, tokens, norms
 
 
 def test_each_kind_is_read_from_its_place(example):
@@ -102,21 +103,16 @@ def test_every_outlier_is_equally_likely():
     counts = np.bincount(store.features(OUTLIER, 0, 5.0)[:, 0].astype(int), minlength=12)
     assert counts[4:].sum() == 0
     assert (np.abs(counts[:4] - 150) < 45).all()  # four standard deviations
-    store.__exit__(None, None, None)
 
 
 def test_draws_do_not_depend_on_the_batches(example):
     store, tokens, norms = example
-    other = TokenStore(store.layout, DIM, 3, seed=1)
-    with other:
-        batch = Batch(np.zeros((0, 1, 1, 3), np.uint8), np.arange(12) % 3, np.arange(12))
-        mean = tokens[:, 3:].mean(axis=1)
-        other.add(batch, ProbedTokens(tokens, mean, norms, norms))
-        for kind in (NORMAL, OUTLIER):
-            for draw in range(3):
-                np.testing.assert_array_equal(
-                    store.features(kind, draw, 5.0), other.features(kind, draw, 5.0)
-                )
+    other = store_of(tokens, norms, np.arange(12) % 3, parts=(slice(None),))
+    for kind in (NORMAL, OUTLIER):
+        for draw in range(3):
+            np.testing.assert_array_equal(
+                store.features(kind, draw, 5.0), other.features(kind, draw, 5.0)
+            )
 
 
 def test_kinds_follow_the_registers():
@@ -186,9 +182,7 @@ def informed_stores():
         norms[: 2 * count // 3, 4] = 20.0
         tokens[:, 1 + 4] += 6 * np.eye(3, dtype=np.float32)[labels]
         stores.append(store_of(tokens, norms, labels, num_registers=0))
-    yield stores
-    for store in stores:
-        store.__exit__(None, None, None)
+    return stores
 
 
 def test_outliers_that_know_the_class_are_found_to(informed_stores):
@@ -218,9 +212,28 @@ def test_without_outliers_there_is_a_reason_and_no_number(informed_stores):
 
 def test_the_cut_is_pooled_over_the_training_images(informed_stores):
     train, val = informed_stores
-    found = find_outliers(train, val, "mean_plus_3sd", 200, 0)
+    found = find_outliers(train, val, (3, 4), "mean_plus_3sd", 200, 0)
     pooled = train.norms.astype(np.float64)
     assert found.cut == pytest.approx(pooled.mean() + 3 * pooled.std(), abs=1e-6)
     assert found.share_of_images["val"].value == pytest.approx(40 / 60)
     assert found.share_beyond_kept == 0
-    assert 2 < find_outliers(train, val, "group", 200, 0).cut < 20
+    assert 2 < find_outliers(train, val, (3, 4), "group", 200, 0).cut < 20
+
+
+def test_the_fits_of_a_kind_are_read_as_they_were_written(informed_stores, tmp_path):
+    train, val = informed_stores
+    path = tmp_path / "fits" / "kind.npz"
+    assert load_kind(path, OUTLIER) is None
+    for plan in (PLAN, dataclasses.replace(PLAN, neighbours=())):
+        written = probe_kind(train, val, OUTLIER, 10.0, 3, plan)
+        save_kind(path, written)
+        found = load_kind(path, OUTLIER)
+        assert (found.kind, found.num_train, found.reason) == (OUTLIER, written.num_train, None)
+        np.testing.assert_array_equal(found.used, written.used)
+        for method in ("logistic", "neighbours"):
+            pairs = zip(getattr(found, method), getattr(written, method), strict=True)
+            for one, other in pairs:
+                for name, value in one._asdict().items():
+                    np.testing.assert_array_equal(value, getattr(other, name))
+    path.write_bytes(path.read_bytes()[:100])
+    assert load_kind(path, OUTLIER) is None

@@ -29,6 +29,7 @@ def read(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text(), parse_constant=refuse)
 
 
+CLS = "probe/cls/logistic/accuracy"
 FEW = ("--num-strengths", 3, "--draws", 2, "--bootstrap", 100, "--neighbours", 3, 10)
 
 
@@ -52,31 +53,39 @@ def test_every_kind_has_an_accuracy_with_an_interval(probed):
     assert results["data"]["num_train"] == 160
     assert not results["data"]["splits_are_the_data_sets_own"]
     planted, registers = results["models"]
-    assert [row["kind"] for row in planted["kinds"]][:3] == ["cls", "mean_patch", "normal_patch"]
-    assert len(registers["kinds"]) == 10
-    for row in registers["kinds"]:
-        if row["reason"] is None:
-            fits = row["logistic"]
-            low, high = fits["accuracy"]["interval"]
-            assert 0 <= low <= fits["accuracy"]["value"] <= high <= 1
-            assert len(fits["chosen"]) == (
-                2 if "_patch" in row["kind"][-6:] and row["kind"] != "mean_patch" else 1
+    assert list(planted["fits"])[:3] == ["cls", "mean_patch", "normal_patch"]
+    left_out = [remark for remark in registers["remarks"] if ": not probed. " in remark]
+    assert len(registers["fits"]) + len(left_out) == 10
+    for kind, fits in registers["fits"].items():
+        is_drawn = kind.endswith("_patch") and kind != "mean_patch"
+        for method in ("logistic", "neighbours"):
+            place = f"probe/{kind}/{method}"
+            accuracy = registers["numbers"][f"{place}/accuracy"]
+            low, high = accuracy["interval"]
+            assert 0 <= low <= accuracy["value"] <= high <= 1
+            assert registers["numbers"][f"{place}/num_draws"]["value"] == len(
+                fits[method]["chosen"]
             )
-    assert 0 < planted["outliers"]["share_of_images"]["train"]["value"] <= 1
+            assert (f"{place}/sd_over_draws" in registers["numbers"]) is is_drawn
+        assert len(fits["logistic"]["chosen"]) == (2 if is_drawn else 1)
+    assert 0 < planted["numbers"]["probe_outliers/training_images"]["value"] <= 1
 
 
 def test_models_and_kinds_are_compared_on_the_same_images(probed):
     results = read(probed)
     (pair,) = results["comparisons"]
     assert (pair["from"], pair["to"]) == ("planted", "registers")
-    assert {"accuracy_logistic_cls", "accuracy_neighbours_mean_patch"} <= set(pair["differences"])
-    values = [model["kinds"][0]["logistic"]["accuracy"]["value"] for model in results["models"]]
-    change = pair["differences"]["accuracy_logistic_cls"]
-    assert change["value"] == pytest.approx(values[1] - values[0], abs=1e-6)
-    between = {
-        (row["from"], row["to"]) for row in results["models"][0]["differences_between_kinds"]
-    }
-    assert ("cls", "mean_patch") in between
+    assert {CLS, "probe/mean_patch/neighbours/accuracy"} <= set(pair["differences"])
+    values = [model["numbers"][CLS]["value"] for model in results["models"]]
+    assert pair["differences"][CLS]["value"] == pytest.approx(values[1] - values[0], abs=1e-6)
+    for model in results["models"]:
+        numbers = model["numbers"]
+        for method in ("logistic", "neighbours"):
+            cls, mean = (
+                numbers[f"probe/{kind}/{method}/accuracy"] for kind in ("cls", "mean_patch")
+            )
+            between = numbers[f"between_kinds/cls/mean_patch/{method}/difference"]
+            assert between["value"] == pytest.approx(mean["value"] - cls["value"], abs=1e-6)
 
 
 def test_files_are_those_that_the_results_name(probed):
@@ -115,10 +124,11 @@ def test_splits_and_fewer_images_are_respected(monkeypatch, tmp_path, checkpoint
     assert results["data"]["splits_are_the_data_sets_own"]
     (model,) = results["models"]
     assert model["probed"] == "before the last LayerNorm"
-    outlier = next(row for row in model["kinds"] if row["kind"] == "outlier_patch")
-    assert outlier["reason"].startswith("0 training images")
-    assert "logistic" not in outlier
-    assert model["outliers"]["share_of_images"]["val"]["value"] == 0
+    (reason,) = (remark for remark in model["remarks"] if remark.startswith("outlier_patch: "))
+    assert reason.startswith("outlier_patch: not probed. 0 training images")
+    assert "outlier_patch" not in model["fits"]
+    assert not [key for key in model["numbers"] if "/outlier_patch/" in key]
+    assert model["numbers"]["probe_outliers/validation_images"]["value"] == 0
 
 
 def bad_data(case: str, folder: Path, pictures: Path) -> Path:
@@ -188,8 +198,8 @@ def test_a_comparison_reads_the_probe(monkeypatch, tmp_path, probed, capsys):
     assert call(monkeypatch, "compare", "--results", probed, "--out", tmp_path / "out") == 0
     results = read(tmp_path / "out")
     names = {row["name"]: row for row in results["headlines"]}
-    change = names["logistic_cls"]["differences"]["registers"]
-    expected = read(probed)["comparisons"][0]["differences"]["accuracy_logistic_cls"]
+    change = names[CLS]["differences"]["registers"]
+    expected = read(probed)["comparisons"][0]["differences"][CLS]
     assert change == expected
-    assert names["logistic_mean_register"]["values"].keys() == {"registers"}
-    assert np.isfinite([row["value"] for row in names["logistic_cls"]["values"].values()]).all()
+    assert names["probe/mean_register/logistic/accuracy"]["values"].keys() == {"registers"}
+    assert np.isfinite([row["value"] for row in names[CLS]["values"].values()]).all()

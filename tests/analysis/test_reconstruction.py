@@ -5,21 +5,21 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
-from regvit_jax.analysis.engine.store import ColumnStore
+from regvit_jax.analysis.engine.columns import Columns
+from regvit_jax.analysis.questions.reconstruction.equations import NormalEquations
+from regvit_jax.analysis.questions.reconstruction.learning import Budget, fit_mlp, fit_position
+from regvit_jax.analysis.questions.reconstruction.probe_files import load_probe, save_probe
 from regvit_jax.analysis.questions.reconstruction.probes import (
-    Budget,
-    NormalEquations,
-    TokenCache,
     apply_dense,
     apply_mlp,
-    fit_mlp,
-    fit_position,
-    load_probe,
     normalised_patches,
-    patch_features,
-    save_probe,
     start_mlp,
     token_l2,
+)
+from regvit_jax.analysis.questions.reconstruction.tokens import (
+    TrainingTokens,
+    drawn_tokens,
+    layer_patches,
 )
 from regvit_jax.errors import InputError
 from regvit_jax.patches import patchify, unpatchify
@@ -47,14 +47,12 @@ SCORE_ATOL = 5e-7
 
 def test_features_are_the_patches_before_the_last_layer_norm(traced):
     config, _, trace, layout = traced
-    found = patch_features(config.depth - 1)(trace, layout)
+    found = layer_patches(config.depth - 1)(trace, layout)
     last = np.asarray(trace.blocks[-1].tokens)[:, 1 + config.num_registers :]
-    np.testing.assert_array_equal(found.tokens, last)
-    np.testing.assert_allclose(found.last, np.linalg.norm(last, axis=-1), rtol=0, atol=NORM_ATOL)
-    middle = patch_features(1)(trace, layout)
+    np.testing.assert_array_equal(found, last)
+    middle = layer_patches(1)(trace, layout)
     expected = np.asarray(trace.blocks[1].tokens)[:, layout.patches]
-    np.testing.assert_array_equal(middle.tokens, expected)
-    np.testing.assert_array_equal(middle.last, found.last)
+    np.testing.assert_array_equal(middle, expected)
 
 
 def test_targets_are_the_pixels_of_the_tokens_own_patch():
@@ -76,9 +74,9 @@ def test_the_linear_probe_is_least_squares():
     x = (generator.normal(size=(900, 12)) @ mixing + 40).astype(np.float32)
     x[:, 5] = 7.0  # a feature that never changes
     y = (generator.normal(size=(900, 6)) + x[:, :6] * 0.1).astype(np.float32)
-    equations = NormalEquations(12, 6)
+    equations = NormalEquations({})
     for part in np.array_split(np.arange(900), 7):
-        equations.add(x[part], y[part])
+        equations = NormalEquations(equations.plus(x[part], y[part]).arrays)
     found = equations.solve()
     expected = LinearRegression().fit(x.astype(np.float64), y.astype(np.float64))
     coefficients = expected.coef_.copy()
@@ -138,20 +136,18 @@ def scene(num_images=60, grid=(2, 3), dim=10, seed=0):
 @pytest.fixture
 def learned():
     tokens, patches = scene()
-    equations = NormalEquations(10, 12)
     targets = np.asarray(normalised_patches(patches, PREPROCESS))
-    equations.add(tokens.reshape(-1, 10), targets.reshape(-1, 12))
-    with ColumnStore(TokenCache.columns(4, 10, 12)) as store:
-        cache = TokenCache(store, 4, seed=1)
-        for part in (slice(0, 31), slice(31, 60)):
-            cache.add(tokens[part], patches[part], np.arange(60)[part])
-        yield tokens, patches, equations, cache
+    equations = NormalEquations({}).plus(tokens.reshape(-1, 10), targets.reshape(-1, 12))
+    parts = (slice(0, 31), slice(31, 60))
+    rows = [drawn_tokens(tokens[p], patches[p], np.arange(60)[p], 4, seed=1) for p in parts]
+    columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    return tokens, patches, equations, TrainingTokens(Columns(columns), seed=1)
 
 
-def test_the_cache_keeps_tokens_with_their_own_pixels_and_cells(learned):
+def test_tokens_are_kept_with_their_own_pixels_and_cells(learned):
     tokens, patches, _, cache = learned
     images = np.array([2, 40])
-    cells = cache.rows("cells", images)[..., 0]
+    cells = cache.rows("cells", images)
     assert all(len(set(row)) == 4 for row in cells.tolist())
     for i, image in enumerate(images):
         np.testing.assert_array_equal(cache.rows("tokens", images)[i], tokens[image, cells[i]])
@@ -167,7 +163,7 @@ def test_the_mlp_learns_and_reads_tokens_as_they_are(learned):
     probe, fitted = fit_mlp(cache, equations, PREPROCESS, Budget(200, 5, 0))
     assert fitted.scores[fitted.best_epoch] == min(fitted.scores)
     _, held = cache.split()
-    cells = cache.rows("cells", held)[..., 0]
+    cells = cache.rows("cells", held)
     predicted = np.take_along_axis(np.asarray(apply_mlp(probe, tokens[held])), cells[..., None], 1)
     wanted = np.take_along_axis(targets[held], cells[..., None], 1)
     by_hand = np.linalg.norm(predicted - wanted, axis=-1).mean()

@@ -8,13 +8,9 @@ import pytest
 
 from regvit_jax.analysis.cli import main
 from regvit_jax.analysis.engine.parts import open_parts
-from regvit_jax.analysis.options import ReconstructionOptions
-from regvit_jax.analysis.questions.reconstruction.probes import (
-    apply_mlp,
-    load_probe,
-    save_probe,
-    start_mlp,
-)
+from regvit_jax.analysis.questions.reconstruction.options import ReconstructionOptions
+from regvit_jax.analysis.questions.reconstruction.probe_files import load_probe, save_probe
+from regvit_jax.analysis.questions.reconstruction.probes import apply_mlp, start_mlp
 from regvit_jax.convert import cli as convert
 
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")
@@ -24,6 +20,7 @@ PROBE_FILES = ("pth", "npz")
 IMPORTED_ATOL = 1e-6
 # The same numbers in float64, written and read: measured 0.
 SAME_ATOL = 1e-12
+POOLED_L2 = "reconstruction/quantile_98/all/linear/normalised/l2"
 
 
 def call(patch, *arguments) -> int:
@@ -69,38 +66,46 @@ def test_results_hold_both_groups_and_what_they_rest_on(folder):
     assert training["linear"]["num_tokens"] == 80 * 64
     assert training["mlp"]["patches_per_image"] == 16
     assert len(training["mlp"]["held_out_scores"]) == 3
-    entry = planted["definitions"]["quantile_98"]
+    numbers = planted["numbers"]
     for group in ("all", "normal", "outlier"):
-        l2 = entry[group]["linear"]["normalised"]["l2"]
+        l2 = numbers[f"reconstruction/quantile_98/{group}/linear/normalised/l2"]
         assert l2["n"] == 40
         assert l2["interval"][0] <= l2["value"] <= l2["interval"][1]
-        assert 0 <= entry[group]["position"]["top1"]["value"] <= 1
-    pooled = entry["all"]["linear"]
-    assert pooled["rgb"]["mse"]["value"] < pooled["normalised"]["mse"]["value"]
-    r2 = pooled["normalised"]
-    assert r2["r2_patch_mean"]["value"] < r2["r2_global_mean"]["value"] < 1
-    matched = entry["matched"]["linear"]["normalised"]["l2"]
-    assert matched.keys() == {"outlier", "normal", "ratio", "difference"}
-    assert entry["matching"]["num_outliers"] > 0
-    empty = registers["definitions"]["absolute_150"]
-    assert "No patch" in empty["note"]
-    assert (empty["outlier"], empty["contrast"], empty["matched"]) == (None, None, None)
+        assert 0 <= numbers[f"position/quantile_98/{group}/top1"]["value"] <= 1
+    pooled = "reconstruction/quantile_98/all/linear"
+    assert numbers[f"{pooled}/rgb/mse"]["value"] < numbers[f"{pooled}/normalised/mse"]["value"]
+    over_patch, over_all = (
+        numbers[f"{pooled}/normalised/r2_{name}_mean"]["value"] for name in ("patch", "global")
+    )
+    assert over_patch < over_all < 1
+    matched = {key for key in numbers if key.startswith("matched/quantile_98/linear_l2/")}
+    assert {key.split("/")[-1] for key in matched} == {"outlier", "normal", "ratio", "difference"}
+    assert "contrast/quantile_98/linear/normalised/l2_ratio" in numbers
+    assert planted["matching"]["quantile_98"]["num_outliers"] > 0
+    empty = registers["numbers"]
+    assert empty["labels/absolute_150/num_outliers"]["value"] == 0
+    assert empty["labels/absolute_150/share"]["value"] == 0
+    about = [key for key in empty if "absolute_150" in key and not key.startswith("labels/")]
+    assert any("/all/" in key for key in about)
+    assert not [key for key in about if "/outlier/" in key]
+    assert not {key.split("/")[0] for key in about} & {"contrast", "position_contrast", "matched"}
+    assert "absolute_150" not in registers["matching"]
 
 
 def test_files_are_there_and_differences_are_paired(folder):
     results = results_of(folder)
     names = [f[kind] for f in results["figures"] for kind in ("file", "vector")]
-    names += [table["file"] for table in results["tables"]]
-    assert len(names) == 6 + 3
+    tables = [table["file"] for table in results["tables"]]
+    kinds = ("reconstruction", "position", "contrast", "position_contrast", "matched", "labels")
+    assert tables == [*(f"{kind}.csv" for kind in kinds), "comparisons.csv"]
+    assert len(names) == 6
+    names += tables
     for name in names:
         assert (folder / name).stat().st_size > 100
     assert {path.name for path in folder.iterdir()} == {*results["files"], "results.json"}
     (pair,) = results["comparisons"]
-    first, second = (
-        m["definitions"]["quantile_98"]["all"]["linear"]["normalised"]["l2"]["value"]
-        for m in results["models"]
-    )
-    found = pair["differences"]["quantile_98/all/linear/normalised/l2"]
+    first, second = (m["numbers"][POOLED_L2]["value"] for m in results["models"])
+    found = pair["differences"][POOLED_L2]
     assert found["value"] == pytest.approx(second - first, abs=SAME_ATOL)
     probe, info = load_probe(folder / "mlp_probe_planted.npz")
     assert probe["fc1"]["kernel"].shape == (24, 96)
@@ -116,11 +121,10 @@ def test_a_given_probe_takes_the_place_of_training(
         *("--out", tmp_path / "out", "--probe"),
     )
     assert call(monkeypatch, *arguments, folder / "mlp_probe_planted.npz") == 0
-    before, after = (
-        results_of(f)["models"][0]["definitions"]["quantile_98"] for f in (folder, tmp_path / "out")
-    )
+    before, after = (results_of(f)["models"][0]["numbers"] for f in (folder, tmp_path / "out"))
     for name in ("linear", "mlp"):
-        values = [x["all"][name]["normalised"]["mse"]["value"] for x in (before, after)]
+        key = f"reconstruction/quantile_98/all/{name}/normalised/mse"
+        values = [x[key]["value"] for x in (before, after)]
         assert values[0] == pytest.approx(values[1], abs=SAME_ATOL)
     model = results_of(tmp_path / "out")["models"][0]
     assert model["training"]["mlp"]["info"]["layer"] == 2
@@ -153,7 +157,7 @@ def test_a_probe_that_the_study_saved_can_be_imported_and_judged(
     assert status == 0
     (model,) = results_of(tmp_path / "out")["models"]
     assert model["training"]["mlp"]["info"]["checkpoint_type"] == "best"
-    assert model["definitions"]["quantile_98"]["all"]["mlp"]["normalised"]["l2"]["value"] > 0
+    assert model["numbers"]["reconstruction/quantile_98/all/mlp/normalised/l2"]["value"] > 0
 
 
 def test_the_studys_protocol_prints_the_notebooks_line(
@@ -170,8 +174,12 @@ def test_the_studys_protocol_prints_the_notebooks_line(
     assert status == 0
     printed = capsys.readouterr().out
     results = results_of(tmp_path / "out")
-    study = results["models"][0]["study"]
-    assert study["printed"] in printed
+    (model,) = results["models"]
+    study = {key.removeprefix("study/"): x["value"] for key, x in model["numbers"].items()}
+    (line,) = model["remarks"]
+    assert line in printed
+    assert all(f"{study[name]:.4f}" in line for name in ("threshold", "high", "low"))
+    assert f"{study['ratio_percent']:.2f} %" in line
     assert (study["num_images"], study["num_batches"]) == (64, 1)
     assert study["ratio_percent"] == pytest.approx(100 * study["high"] / study["low"])
     assert len(results["faults"]) == 8

@@ -5,16 +5,19 @@ import dataclasses
 import numpy as np
 import pytest
 
-from regvit_jax.analysis.engine.store import ColumnStore
+from regvit_jax.analysis.engine.columns import Columns
+from regvit_jax.analysis.questions.reconstruction import errors
 from regvit_jax.analysis.questions.reconstruction.errors import (
-    FLAT,
-    MATCHED_BINS,
-    WIDEST_BIN,
-    error_columns,
-    matched_means,
+    judge,
     pixel_probes,
     summarise_errors,
     token_errors,
+)
+from regvit_jax.analysis.questions.reconstruction.matching import (
+    FLAT,
+    MATCHED_BINS,
+    WIDEST_BIN,
+    matched_means,
     variance_bins,
 )
 from regvit_jax.analysis.questions.reconstruction.probes import (
@@ -117,19 +120,19 @@ def stored(images=80, patches=20, seed=0, effect=1.0):
 
 
 def summarised(columns, num_values=12):
-    images, patches = columns["last"].shape
-    with ColumnStore(error_columns(("linear",), patches)) as store:
-        store.append(columns)
-        return summarise_errors(store, ("linear",), num_values, Bootstrap(images, 200))
+    last = columns["last"]
+    bootstrap = Bootstrap(len(last), 200)
+    return summarise_errors(Columns(columns), last, ("linear",), num_values, bootstrap)
 
 
 def test_numbers_are_pooled_over_the_tokens_of_each_group():
     columns = stored()
-    groups = {group.definition: group for group in summarised(columns)}
+    groups = {group.by.definition: group for group in summarised(columns)}
     for definition in ("quantile_98", "mean_plus_3sd"):
         group = groups[definition]
-        is_outlier = columns["last"] > group.threshold
-        assert group.num_patches == ((~is_outlier).sum(), is_outlier.sum())
+        is_outlier = columns["last"] > group.by.cut
+        counts = (group.by.num_normal, group.by.num_outliers)
+        assert counts == ((~is_outlier).sum(), is_outlier.sum())
         chosen = {"all": is_outlier | True, "normal": ~is_outlier, "outlier": is_outlier}
         for name, mask in chosen.items():
             error = columns["linear_normalised"][mask].astype(np.float64)
@@ -150,11 +153,11 @@ def test_numbers_are_pooled_over_the_tokens_of_each_group():
 def test_matching_removes_what_variance_explains_and_keeps_what_it_does_not(seed):
     for effect in (1.0, 2.0):
         columns = stored(400, seed=seed, effect=effect)
-        (group,) = (g for g in summarised(columns) if g.definition == "quantile_98")
+        (group,) = (g for g in summarised(columns) if g.by.definition == "quantile_98")
         numbers = group.numbers
         # An error is the patch's variance times noise of 10 %: its mean is off by 0.1 times the
         # root of the sum of squared weights, over the sum of the 160 outliers' weights.
-        is_outlier = columns["last"] > group.threshold
+        is_outlier = columns["last"] > group.by.cut
         variance = columns["patch_mean_normalised"]
         weights = variance[is_outlier]
         atol = 4 * 0.1 * float(np.sqrt(np.square(weights).sum()) / weights.sum())
@@ -176,8 +179,8 @@ def test_matching_removes_what_variance_explains_and_keeps_what_it_does_not(seed
 
 def test_matching_is_that_of_loops_over_the_bins():
     columns = stored()
-    (group,) = (g for g in summarised(columns) if g.definition == "quantile_98")
-    is_outlier = columns["last"] > group.threshold
+    (group,) = (g for g in summarised(columns) if g.by.definition == "quantile_98")
+    is_outlier = columns["last"] > group.by.cut
     bins = variance_bins(columns["patch_mean_normalised"], is_outlier)
     error = np.sqrt(columns["linear_normalised"].astype(np.float64))
     totals, count = np.zeros(2), 0
@@ -193,16 +196,16 @@ def test_matching_is_that_of_loops_over_the_bins():
 
 
 def test_an_empty_outlier_set_leaves_no_nan():
-    groups = {group.definition: group for group in summarised(stored())}
+    groups = {group.by.definition: group for group in summarised(stored())}
     empty = groups["absolute_150"]
-    assert empty.num_patches[1] == 0
+    assert empty.by.num_outliers == 0
     assert empty.matching is None
     assert not [name for name in empty.numbers if name.startswith(("outlier", "contrast"))]
     assert all(np.isfinite(number.value) for number in empty.numbers.values())
     everything = stored()
     everything["last"] += 200
-    full = {g.definition: g for g in summarised(everything)}["absolute_150"]
-    assert full.num_patches[0] == 0
+    full = {g.by.definition: g for g in summarised(everything)}["absolute_150"]
+    assert full.by.num_normal == 0
     assert not [name for name in full.numbers if name.startswith("normal")]
 
 
@@ -236,8 +239,27 @@ def test_matched_means_weigh_bins_by_their_outliers():
     assert np.isnan(matched_means(0 * sums)).all()
 
 
-def test_the_columns_are_what_the_errors_are(judged):
-    probes, _, _, found = judged
+def test_errors_are_computed_block_by_block_and_taken_up_after_a_stop(
+    judged, tmp_path, monkeypatch
+):
+    probes, tokens, patches, expected = judged
     assert pixel_probes(probes) == PIXEL
-    assert error_columns(PIXEL, 6).keys() == {*found, "last"}
     assert pixel_probes(probes._replace(mlp=None)) == ("linear",)
+    monkeypatch.setattr(errors, "BLOCK_IMAGES", 3)
+    columns = Columns({"tokens": tokens, "pixels": patches})
+    calls = []
+
+    def stopping():
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(errors, "check", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        judge(probes, PREPROCESS, GRID, columns, tmp_path / "errors")
+    for _ in range(2):  # goes on, and is done
+        found = judge(probes, PREPROCESS, GRID, columns, tmp_path / "errors")
+        assert found.num_rows == 7
+        for name, values in expected.items():
+            np.testing.assert_allclose(found.read(name), values, rtol=0, atol=SQUARES_ATOL)
+    assert len(calls) == 4

@@ -10,22 +10,24 @@ import jax
 import numpy as np
 import pytest
 
-from regvit_jax.analysis.engine.store import ColumnStore
-from regvit_jax.analysis.questions.reconstruction.probes import Budget, patch_features, start_mlp
+from regvit_jax.analysis.engine.columns import Columns
+from regvit_jax.analysis.questions.reconstruction.learning import Budget
+from regvit_jax.analysis.questions.reconstruction.probes import start_mlp
 from regvit_jax.analysis.questions.reconstruction.study import (
-    ImageCache,
     PatchesOnly,
+    StudyImages,
     evaluation_targets,
     fit_as_study,
-    normed_tokens,
     notebook_errors,
     stopping_score,
     study_errors,
     training_targets,
 )
+from regvit_jax.analysis.questions.reconstruction.tokens import layer_patches, normed_patches
 from regvit_jax.checkpoint import flatten, unflatten
 from regvit_jax.config import ViTConfig
 from regvit_jax.model import DeiT3, init_params
+from regvit_jax.patches import patchify
 from regvit_jax.preprocess import Preprocess
 
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")
@@ -113,7 +115,7 @@ def study():
     def tokens(params, images):
         trace = model.apply({"params": params}, images, method="trace")
         bare = alone.apply({"params": params}, images, method="trace")
-        return patch_features(config.depth - 1)(trace, layout).tokens, normed_tokens(bare, layout)
+        return layer_patches(config.depth - 1)(trace, layout), normed_patches(bare, layout)
 
     right, broken = (np.asarray(x) for x in tokens(params, images))
     return params, pixels, right, broken
@@ -149,6 +151,12 @@ def test_targets_are_torchs_two_wrong_reshapes(study):
     score = torch.linalg.vector_norm(wrong - other, dim=1).mean().item()
     found = stopping_score(training_targets(ours, 16), evaluation_targets(ours, 16))
     assert float(found) == pytest.approx(score, abs=SCORE_ATOL)
+
+
+def images_of(tokens, pixels):
+    """What is kept of the images, to be read in batches."""
+    columns = Columns({"tokens": tokens, "pixels": patchify(pixels, 4)})
+    return StudyImages(columns, 4, (4, 4))
 
 
 def torch_study(params, pixels, start, epochs):
@@ -194,12 +202,9 @@ def torch_study(params, pixels, start, epochs):
 def test_every_number_is_that_of_the_torch_program(study):
     params, pixels, right, broken = study
     start = start_mlp(24, 96, 48, seed=5)
-    columns = ImageCache.columns(16, 24, (16, 16))
-    with ColumnStore(columns) as first, ColumnStore(columns) as second:
-        first.append({"tokens": right[:NUM_TRAIN], "pixels": pixels[:NUM_TRAIN]})
-        second.append({"tokens": right[NUM_TRAIN:], "pixels": pixels[NUM_TRAIN:]})
-        caches = (ImageCache(store, 16, (16, 16)) for store in (first, second))
-        probe, fitted = fit_as_study(*caches, start, PREPROCESS, Budget(3, 5), BATCH)
+    parts = (slice(0, NUM_TRAIN), slice(NUM_TRAIN, None))
+    caches = (images_of(right[part], pixels[part]) for part in parts)
+    probe, fitted = fit_as_study(*caches, start, PREPROCESS, Budget(3, 5), BATCH)
     found = study_errors(probe, PREPROCESS)(broken[NUM_TRAIN:], pixels[NUM_TRAIN:])
     result = notebook_errors(*(np.asarray(x) for x in found), BATCH)
     scores, threshold, high, low, zero_high, zero_low = torch_study(params, pixels, start, 3)
@@ -217,13 +222,10 @@ def test_every_number_is_that_of_the_torch_program(study):
 def test_the_last_parameters_are_kept_not_the_best(study):
     _, pixels, right, _ = study
     start = start_mlp(24, 96, 48, seed=5)
-    columns = ImageCache.columns(16, 24, (16, 16))
-    with ColumnStore(columns) as store:
-        # Another layer's tokens as validation: its score rises while training goes on.
-        store.append({"tokens": right[:8], "pixels": pixels[:8]})
-        cache = ImageCache(store, 16, (16, 16))
-        one, _ = fit_as_study(cache, cache, start, PREPROCESS, Budget(1, 5), BATCH)
-        three, fitted = fit_as_study(cache, cache, start, PREPROCESS, Budget(3, 5), BATCH)
+    # The score on the same images rises while training goes on, or falls: the last is kept.
+    cache = images_of(right[:8], pixels[:8])
+    one, _ = fit_as_study(cache, cache, start, PREPROCESS, Budget(1, 5), BATCH)
+    three, fitted = fit_as_study(cache, cache, start, PREPROCESS, Budget(3, 5), BATCH)
     assert len(fitted.scores) == 3
     assert np.abs(one["fc2"]["kernel"] - three["fc2"]["kernel"]).max() > 1e-4
 

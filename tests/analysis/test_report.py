@@ -25,8 +25,41 @@ def estimate(value, spread=0.01, n=50):
     return {"value": value, "n": n, "interval": [value - spread, value + spread]}
 
 
+DEFINITIONS = {"quantile_98": "largest 2 %", "3_x_median": "3 x median"}
+MEASURED = {
+    "outliers": {
+        "title": "Definitions of an outlier side by side",
+        "axes": ["tensor", "definition"],
+        "on_page": True,
+        "words": DEFINITIONS | {"last": "after the last block"},
+        "quantities": {
+            "share": {"title": "patches that are outliers", "is_share": True, "on_page": True},
+            "cut": {"title": "norm of an outlier", "is_share": False, "on_page": True},
+            "num": {"title": "hidden", "is_share": False, "on_page": False},
+        },
+    },
+    "norm_tests": {
+        "title": "Tests that can fail",
+        "axes": ["tensor"],
+        "on_page": True,
+        "words": {},
+        "quantities": {
+            "dip_all_p": {"title": "dip test, p", "is_share": False, "on_page": True},
+        },
+    },
+}
+
+
+def fixed(value):
+    return {"value": value, "n": 50, "interval": None}
+
+
 def model(label, registers, answer):
-    names = ("quantile_98", "quantile_99_5", "mean_plus_3sd", "3_x_median", "absolute_150")
+    numbers: dict = {"norm_tests/last/dip_all_p": fixed(1e-6)}
+    for name in DEFINITIONS:
+        place = f"outliers/last/{name}"
+        numbers |= {f"{place}/share": estimate(0.0342), f"{place}/cut": fixed(12.5)}
+        numbers[f"{place}/num"] = fixed(777.0)
     return {
         "label": label,
         "title": f"{label} ({registers} registers)",
@@ -38,17 +71,10 @@ def model(label, registers, answer):
         "model": {"depth": 3},
         "preprocess": {"height": 32},
         "source": {"sha256": "abc123"},
-        "verdict": {"answer": answer, "reason": "Because of <tests>.", "group": None},
-        "thresholds": {"last": dict.fromkeys(names, 12.5)},
-        "shares": {"last": {name: estimate(0.0342) for name in names}},
-        "tests": {
-            "last": {
-                "excess_kurtosis": estimate(2.5),
-                "max_over_median": {"value": 6.04, "n": 50, "interval": None},
-                "dip_all_p": 0.5,
-                "dip_upper_5_percent_p": 1e-6,
-            }
-        },
+        "verdict": {"answer": answer, "reason": "Because of <tests>."},
+        "group": None,
+        "numbers": numbers,
+        "remarks": [],
     }
 
 
@@ -67,11 +93,26 @@ def write_results(folder: Path, **changes) -> Path:
     folder.mkdir()
     (folder / "norms.png").write_bytes(PIXEL)
     results = {
-        "format": 1,
+        "format": 2,
         "analysis": "norms",
         "configuration": {"data": "digits", "seed": 0, "image_size": None},
         "data": {"name": "digits-val", "split": "val", "num_images": 50, "skipped": ["a", "b"]},
         "models": [model("reg0", 0, "found"), model("reg4", 4, "not found")],
+        "about": {
+            "heading": "Token norms",
+            "text": "Outlier tokens are long.",
+            "verdict": "outlier tokens",
+            "per_image": ["norm_maps"],
+        },
+        "measured": MEASURED,
+        "lead": [
+            {
+                "key": "outliers/last/3_x_median/share",
+                "title": "patches above 3 x the median norm",
+                "is_share": True,
+            }
+        ],
+        "remarks": [],
         "comparisons": [],
         "figures": [
             {
@@ -134,16 +175,18 @@ def test_the_page_holds_the_numbers_and_needs_nothing_else(tmp_path):
         "81.0 [80.0, 82.0]",
         "2000",
         "22,059,496",
-        "3.42 [2.42, 4.42] above 12.5",
+        "after the last blocklargest 2 %3.42 [2.42, 4.42]12.500",
+        "patches above 3 x the median norm3.42 [2.42, 4.42] %, n 50",
         "Because of <tests>.",
         "not found",
-        "< 0.001",
+        "1.0e-06",
         "2 unreadable images were left out",
         "abc123",
         "The images are synthetic",
         "jax",
     ):
         assert text in re.sub(r"\s+", " ", page.text), text
+    assert "777" not in page.text
     links = [*page.values("src"), *page.values("href")]
     for link in links:
         assert link.startswith(("data:", "#")), link
@@ -155,25 +198,38 @@ def test_the_page_holds_the_numbers_and_needs_nothing_else(tmp_path):
     assert policy.startswith("default-src 'none'; img-src data:;")
 
 
-def test_an_unknown_analysis_still_shows_its_figures(tmp_path):
+def test_an_analysis_that_the_tool_does_not_know_is_shown_like_its_own(tmp_path):
+    about = {"heading": "Another <question>", "text": "Why?", "verdict": "", "per_image": []}
     models = [{k: v for k, v in model("reg0", 0, "found").items() if k != "verdict"}]
-    folder = write_results(tmp_path / "another", analysis="another", models=models)
+    folder = write_results(tmp_path / "another", analysis="another", models=models, about=about)
     page = write(tmp_path, results=(folder,))
-    assert "Another" in page.text
-    assert "All of them." in page.text
+    for text in ("Another <question>", "Why?", "All of them.", "patches above 3 x"):
+        assert text in page.text
 
 
 def test_headline_numbers_have_interval_count_and_paired_difference(tmp_path):
     corloc, iou = estimate(0.25, 0.05, 80), estimate(0.4, 0.02, 80)
+    numbers = {"lost/corloc": corloc, "lost/best_iou": iou}
     models = [
         {k: v for k, v in model(f"reg{i}", i, "found").items() if k != "verdict"}
-        | {"corloc": corloc, "mean_best_iou": iou}
+        | {"numbers": numbers}
         for i in (0, 4)
     ]
-    pair = {"from": "reg0", "to": "reg4", "differences": {"corloc": estimate(-0.1, 0.02, 80)}}
+    change = {"lost/corloc": estimate(-0.1, 0.02, 80)}
+    pair = {"from": "reg0", "to": "reg4", "differences": change}
     baseline = {"name": "central_box", "corloc": estimate(0.3), "mean_best_iou": estimate(0.35)}
     lost = write_results(
-        tmp_path / "lost", analysis="lost", models=models, comparisons=[pair], baselines=[baseline]
+        tmp_path / "lost",
+        analysis="lost",
+        models=models,
+        comparisons=[pair],
+        baselines=[baseline],
+        measured={},
+        lead=[
+            {"key": "lost/corloc", "title": "LOST: CorLoc", "is_share": True},
+            {"key": "lost/best_iou", "title": "LOST: best overlap", "is_share": False},
+        ],
+        remarks=["Central box: CorLoc 30.0 % [29.0, 31.0]"],
     )
     headline = {
         "question": "lost",
@@ -194,8 +250,9 @@ def test_headline_numbers_have_interval_count_and_paired_difference(tmp_path):
     html = (tmp_path / "pages" / "report.html").read_text(encoding="utf-8")
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
     for expected in (
-        "reg0 (0 registers) 25.0 [20.0, 30.0] 0.400 [0.380, 0.420] 80",
-        "central box 30.0 [29.0, 31.0]",
+        "LOST: CorLoc 25.00 [20.00, 30.00] %, n 80 25.00 [20.00, 30.00] %, n 80",
+        "LOST: best overlap 0.400 [0.380, 0.420], n 80",
+        "Central box: CorLoc 30.0 % [29.0, 31.0]",
         "LOST: CorLoc reg0 → reg4 -10.00 [-12.00, -8.00] points, n 80",
         "lost: LOST: CorLoc 25.00 [20.00, 30.00] %, n 80 –",
         "Results of other analyses.",

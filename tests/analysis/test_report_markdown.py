@@ -17,9 +17,8 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("markdown results")
     models = [model("reg|0", 0, "found"), model("reg_4", 4, "not found")]
     change = {
-        "share_above_3_x_median": estimate(-0.02),
-        "share_above_mean_plus_3sd": estimate(-0.02),
-        "largest_over_median": estimate(-1.0, 0.1),
+        "outliers/last/3_x_median/share": estimate(-0.02),
+        "norm_extremes/largest_over_median": estimate(-1.0, 0.1),
     }
     pairs = [{"from": "reg|0", "to": "reg_4", "differences": change}]
     norms = write_results(folder / "my norms", models=models, comparisons=pairs)
@@ -31,7 +30,7 @@ def written(tmp_path_factory):
 def test_tables_are_whole(written):
     text = written.with_suffix(".md").read_text(encoding="utf-8")
     tables = re.findall(r"(?:^\|.*\|\n?)+", text, re.MULTILINE)
-    assert len(tables) == 5
+    assert len(tables) == 6
     for table in tables:
         cells = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
         assert len(set(cells)) == 1, table

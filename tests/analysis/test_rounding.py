@@ -8,7 +8,7 @@ from PIL import Image
 from regvit_jax import DeiT3
 from regvit_jax.analysis.engine.extract import extract
 from regvit_jax.analysis.outliers.definitions import is_above, is_below, shares, thresholds
-from regvit_jax.analysis.questions.norms.norms import last_norms
+from regvit_jax.analysis.outliers.labels import last_norms
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap
 from regvit_jax.batches import Batches
 from regvit_jax.data import open_source

@@ -1,30 +1,31 @@
 """Are the cosines torch's, and the numbers scikit-learn's and scipy's?"""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from scipy.stats import gaussian_kde
 from sklearn.metrics import roc_auc_score
 
+from regvit_jax.analysis.engine.columns import Columns
 from regvit_jax.analysis.questions.similarity.similarity import (
     DENSITY_AT,
-    Neighbours,
-    SimilarityStore,
     _median,
     auc,
     flat_pairs,
+    measure_similarity,
     neighbour_cosines,
     outlier_ends,
-    summarise_similarity,
+    pair_columns,
 )
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap
-from regvit_jax.tokens import TokenLayout
+from regvit_jax.preprocess import Preprocess
+from tests.analysis.conftest import some_images
 
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 
 # Sums of 24 products in float32, against float64: measured 2.0e-7.
 COSINE_ATOL = 1e-6
-# Norms up to 10 in float32, in two orders: measured 9.5e-7, one unit in the last place.
-NORM_ATOL = 5e-6
 # Sums in float64 of 3,700 float32 numbers: measured 0; they may differ by 3,700 x 1.1e-16.
 MEAN_ATOL = 1e-12
 # Both count the same ties: measured 1.1e-16.
@@ -35,6 +36,15 @@ DENSITY_ATOL = 2e-4
 NUM_BINS = 65536
 BIN_ANGLE = np.pi / NUM_BINS
 GRID = (4, 5)
+
+
+class Neighbours(NamedTuple):
+    """Cosines with the patch to the right and with the one below, and norms in both tensors."""
+
+    right: np.ndarray
+    below: np.ndarray
+    last: np.ndarray
+    normed: np.ndarray
 
 
 def collected(images=60, seed=0, sharpness=1.0):
@@ -55,10 +65,10 @@ def collected(images=60, seed=0, sharpness=1.0):
 @pytest.fixture
 def summarised():
     neighbours = collected()
-    with SimilarityStore(TokenLayout(2, GRID)) as store:
-        for part in (slice(0, 25), slice(25, 60)):
-            store.append(Neighbours(*(x[part] for x in neighbours)))
-        yield neighbours, summarise_similarity(store, Bootstrap(60, 300))
+    pairs = Columns(pair_columns(*neighbours[:2]))
+    norms = Columns({"last": neighbours.last, "normed": neighbours.normed})
+    found = measure_similarity(pairs, norms, GRID, Bootstrap(60, 300))
+    return neighbours, {(each.tensor, each.by.definition): each for each in found}
 
 
 def loop_samples(neighbours, is_outlier):
@@ -83,17 +93,15 @@ def loop_samples(neighbours, is_outlier):
 
 def test_cosines_are_torchs(traced):
     _, _, trace, layout = traced
-    found = neighbour_cosines(trace, layout)
+    found = neighbour_cosines(some_images(), Preprocess(32, 24)).reduce(trace, layout)
     rows, cols = layout.grid
     assert (rows, cols) == (8, 6)
     patches = torch.from_numpy(np.array(trace.patch_embed, np.float64)).reshape(6, rows, cols, -1)
     cosine = torch.nn.CosineSimilarity(dim=-1)
     right = cosine(patches[:, :, 1:], patches[:, :, :-1])
     below = cosine(patches[:, 1:], patches[:, :-1])
-    np.testing.assert_allclose(found.right, right, rtol=0, atol=COSINE_ATOL)
-    np.testing.assert_allclose(found.below, below, rtol=0, atol=COSINE_ATOL)
-    last = np.linalg.norm(np.asarray(trace.blocks[-1].tokens)[:, layout.patches], axis=-1)
-    np.testing.assert_allclose(found.last, last, rtol=0, atol=NORM_ATOL)
+    np.testing.assert_allclose(found[0], right, rtol=0, atol=COSINE_ATOL)
+    np.testing.assert_allclose(found[1], below, rtol=0, atol=COSINE_ATOL)
 
 
 def test_each_pair_counts_once_from_either_side():
@@ -115,9 +123,12 @@ def test_numbers_are_scikit_learns_and_numpys(summarised):
     neighbours, summary = summarised
     for tensor, norms in (("last", neighbours.last), ("normed", neighbours.normed)):
         for definition in ("quantile_98", "quantile_99_5", "mean_plus_3sd"):
-            found = summary.of(tensor, definition)
-            is_outlier = norms > found.threshold
-            assert found.num_patches == ((~is_outlier).sum(), is_outlier.sum())
+            found = summary[tensor, definition]
+            is_outlier = norms > found.by.cut
+            assert (found.by.num_normal, found.by.num_outliers) == (
+                (~is_outlier).sum(),
+                is_outlier.sum(),
+            )
             cosines, labels, _ = loop_samples(neighbours, is_outlier)
             assert found.num_samples == ((~labels).sum(), labels.sum())
             numbers = found.numbers
@@ -149,8 +160,8 @@ def share_of_ties(labels, values):
 
 def test_densities_are_scipys(summarised):
     neighbours, summary = summarised
-    found = summary.of("last", "quantile_98")
-    cosines, labels, _ = loop_samples(neighbours, neighbours.last > found.threshold)
+    found = summary["last", "quantile_98"]
+    cosines, labels, _ = loop_samples(neighbours, neighbours.last > found.by.cut)
     for values, chosen in zip(found.density, (~labels, labels), strict=True):
         expected = gaussian_kde(cosines[chosen])(DENSITY_AT)
         assert expected.max() > 2
@@ -159,8 +170,8 @@ def test_densities_are_scipys(summarised):
 
 def test_the_interval_of_the_auc_is_that_of_resampling_by_hand(summarised):
     neighbours, summary = summarised
-    found = summary.of("last", "mean_plus_3sd")
-    cosines, labels, images = loop_samples(neighbours, neighbours.last > found.threshold)
+    found = summary["last", "mean_plus_3sd"]
+    cosines, labels, images = loop_samples(neighbours, neighbours.last > found.by.cut)
     by_image = [np.flatnonzero(images == image) for image in range(60)]
     generator = np.random.default_rng(4)
     drawn = []
@@ -177,11 +188,11 @@ def test_the_interval_of_the_auc_is_that_of_resampling_by_hand(summarised):
 
 def test_medians_of_resamples_are_those_of_their_samples(summarised):
     neighbours, summary = summarised
-    found = summary.of("last", "quantile_98").numbers["median_normal"]
+    found = summary["last", "quantile_98"].numbers["median_normal"]
     # The 128 coarse bins hold a 128th of the samples each: that of the median is as wide as the
     # samples' quantiles half a 128th to either side, or the next ones, are apart.
     cosines, labels, _ = loop_samples(
-        neighbours, neighbours.last > summary.of("last", "quantile_98").threshold
+        neighbours, neighbours.last > summary["last", "quantile_98"].by.cut
     )
     low, high = np.quantile(cosines[~labels], [0.5 - 1 / 128, 0.5 + 1 / 128])
     spread = np.std(found.samples) * 1.25 * 4 / 300**0.5  # four standard errors of a median
@@ -192,8 +203,8 @@ def test_medians_of_resamples_are_those_of_their_samples(summarised):
 
 def test_an_empty_outlier_set_is_said_to_be_empty(summarised):
     _, summary = summarised
-    found = summary.of("last", "absolute_150")
-    assert found.num_patches == (60 * 20, 0)
+    found = summary["last", "absolute_150"]
+    assert (found.by.num_normal, found.by.num_outliers) == (60 * 20, 0)
     assert found.num_samples[1] == 0
     assert set(found.numbers) == {"mean_normal", "median_normal"}
     assert not found.density[1].any()
@@ -219,7 +230,7 @@ def test_a_median_between_two_samples_is_their_middle():
 
 def test_a_model_does_not_differ_from_itself(summarised):
     _, summary = summarised
-    number = summary.of("last", "quantile_98").numbers["auc"]
+    number = summary["last", "quantile_98"].numbers["auc"]
     difference = Bootstrap(60, 300).difference(number, number)
     assert difference == (0.0, 60, 0.0, 0.0)
 

@@ -19,6 +19,12 @@ def call(patch, *arguments) -> int:
     return 0
 
 
+def row_of(model, tensor, definition):
+    """The numbers of a model in one row of the table, by quantity."""
+    place = f"similarity/{tensor}/{definition}/"
+    return {k.removeprefix(place): v for k, v in model["numbers"].items() if k.startswith(place)}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, checkpoints, pictures):
     out = tmp_path_factory.mktemp("analysed") / "similarity"
@@ -36,37 +42,36 @@ def test_results_hold_every_definition_and_what_it_rests_on(folder):
     results = json.loads((folder / "results.json").read_text())
     assert results["analysis"] == "similarity"
     assert results["data"]["num_images"] == 70
-    assert results["labels"] == "last"
-    assert results["numbers"].keys() >= {"auc", "median_outlier"}
+    assert results["measured"]["similarity"]["quantities"].keys() >= {"auc", "median_outlier"}
     for model in results["models"]:
+        assert model["labels"] == "last"
         assert model["grid"] == [8, 8]
         for tensor in ("last", "normed"):
-            entry = model["similarity"][tensor]["quantile_98"]
-            assert entry["by_construction"]
-            assert entry["num_outlier_patches"] == pytest.approx(0.02 * 70 * 64, abs=1)
+            entry = row_of(model, tensor, "quantile_98")
+            assert entry["share"]["interval"] is None  # by construction
+            assert entry["num_outliers"]["value"] == pytest.approx(0.02 * 70 * 64, abs=1)
             # Every pair of neighbours counts twice.
-            samples = entry["num_outlier_samples"] + entry["num_normal_samples"]
+            samples = entry["num_outlier_samples"]["value"] + entry["num_normal_samples"]["value"]
             assert samples == 70 * 2 * (2 * 8 * 7)
             low, high = entry["auc"]["interval"]
             assert 0 <= low <= entry["auc"]["value"] <= high <= 1
             assert entry["auc"]["n"] == 70
-    planted = results["models"][0]["similarity"]["last"]
-    assert planted["3_x_median"]["num_outlier_patches"] > 0
-    registers = results["models"][1]["similarity"]["last"]["absolute_150"]
-    assert registers["num_outlier_patches"] == 0
-    assert registers["auc"] is None
-    assert "No patch" in registers["note"]
+    planted, registers = results["models"]
+    assert row_of(planted, "last", "3_x_median")["num_outliers"]["value"] > 0
+    empty = row_of(registers, "last", "absolute_150")
+    assert empty["num_outliers"]["value"] == 0
+    assert "auc" not in empty
 
 
 def test_models_are_compared_and_files_are_there(folder):
     results = json.loads((folder / "results.json").read_text())
     (pair,) = results["comparisons"]
     assert (pair["from"], pair["to"], pair["paired"]) == ("planted", "registers", True)
-    first, second = (m["similarity"]["last"]["quantile_98"]["auc"] for m in results["models"])
-    difference = pair["differences"]["quantile_98_auc"]
+    first, second = (row_of(m, "last", "quantile_98")["auc"] for m in results["models"])
+    difference = pair["differences"]["similarity/last/quantile_98/auc"]
     assert difference["value"] == pytest.approx(second["value"] - first["value"], abs=1e-12)
     assert difference["interval"][0] < difference["interval"][1]
-    assert "absolute_150_auc" not in pair["differences"]
+    assert "similarity/last/absolute_150/auc" not in pair["differences"]
     names = [f[kind] for f in results["figures"] for kind in ("file", "vector")]
     names += [table["file"] for table in results["tables"]]
     for name in names:
@@ -74,7 +79,7 @@ def test_models_are_compared_and_files_are_there(folder):
     with (folder / "similarity.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 2 * 5
-    empty = [row for row in rows if row["outlier_patches"] == "0"]
+    empty = [row for row in rows if row["num_outliers"] == "0"]
     assert empty
     assert all(row["auc"] == "" for row in empty)
 
@@ -89,7 +94,7 @@ def test_the_studys_protocol_squashes_and_labels_after_the_last_layer_norm(
     )
     assert status == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["labels"] == "normed"
+    assert results["models"][0]["labels"] == "normed"
     assert results["models"][0]["preprocess"]["resize"] == "squash"
     assert results["models"][0]["preprocess"]["interpolation"] == "bilinear"
     assert "AUC" in capsys.readouterr().out
@@ -105,6 +110,6 @@ def test_a_single_image_gives_numbers_without_intervals(
     )
     assert status == 0
     model = json.loads((tmp_path / "out" / "results.json").read_text())["models"][0]
-    entry = model["similarity"]["last"]["quantile_98"]
-    assert entry["num_outlier_patches"] == 2
+    entry = row_of(model, "last", "quantile_98")
+    assert entry["num_outliers"]["value"] == 2
     assert entry["auc"]["interval"] is None

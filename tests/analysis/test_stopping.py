@@ -10,8 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from regvit_jax.analysis.engine import extract, question, stopping
-from regvit_jax.analysis.engine.spool import SpooledPass
+from regvit_jax.analysis.engine import extract, passes, stopping
 from regvit_jax.analysis.statistics import fit, logistic
 from regvit_jax.interrupt import Interrupted
 from tests.analysis.conftest import write_pictures
@@ -43,15 +42,15 @@ def test_a_stopped_pass_resumes_with_the_batch_it_had_reached(
     number, checkpoints, few_pictures, tmp_path, monkeypatch, capfd, ended
 ):
     written = []
-    write = SpooledPass.write
+    append = passes._append
 
-    def write_and_send(self, place, *rest):
-        write(self, place, *rest)
-        written.append(place)
-        if written == [0, 1]:
+    def append_and_send(work, stores, batch, reduced):
+        append(work, stores, batch, reduced)
+        written.append(len(batch.indices))
+        if len(written) == 2:
             send(number)
 
-    monkeypatch.setattr(SpooledPass, "write", write_and_send)
+    monkeypatch.setattr(passes, "_append", append_and_send)
     command = (
         *("norms", "--checkpoint", checkpoints["plain"], "--data", few_pictures),
         *("--out", tmp_path / "out", "--batch-size", 4, "--bootstrap", 100),
@@ -59,10 +58,10 @@ def test_a_stopped_pass_resumes_with_the_batch_it_had_reached(
     )
     assert call(monkeypatch, *command) == 128 + number
     assert "the same command resumes" in capfd.readouterr().err
-    assert written == [0, 1]
+    assert written == [4, 4]
     assert not (tmp_path / "out").exists()
     assert call(monkeypatch, *command) == 0
-    assert written == [0, 1, 2, 3, 4, 5, *range(6)]  # and the untrained twin
+    assert written == [4] * 12  # and the untrained twin
     assert results_of(tmp_path / "out")["data"]["num_images"] == 24
 
 
@@ -93,7 +92,7 @@ def test_every_loop_looks_at_the_request(monkeypatch):
     def stop():
         raise Interrupted
 
-    for module in (extract, fit, logistic, question):
+    for module in (extract, fit, logistic):
         monkeypatch.setattr(module, "check", stop)
     with pytest.raises(Interrupted):
         fit.fit(lambda p, x: p, 0.0, lambda _: [(1.0,)], float, fit.optax.sgd(0.1), 1, 1)

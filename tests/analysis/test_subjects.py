@@ -15,7 +15,7 @@ from regvit_jax.analysis.engine.subjects import (
     open_subjects,
     short_labels,
 )
-from regvit_jax.analysis.options import NormsOptions
+from regvit_jax.analysis.questions.norms.options import NormsOptions
 from regvit_jax.config import VARIANTS
 from regvit_jax.errors import InputError
 

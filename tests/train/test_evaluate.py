@@ -9,7 +9,8 @@ from regvit_jax.checkpoint import CheckpointInfo
 from regvit_jax.digits import DigitsSource
 from regvit_jax.errors import InputError
 from regvit_jax.model import DeiT3, init_params
-from regvit_jax.train.evaluate import Share, check_classes, evaluate, wilson
+from regvit_jax.shares import Share, wilson
+from regvit_jax.train.evaluate import check_classes, evaluate
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (10, 10), (1850, 2000), (3, 7)])

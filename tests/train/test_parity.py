@@ -20,7 +20,8 @@ from regvit_jax.convert.importing import import_checkpoint
 from regvit_jax.image_folder import FolderSource
 from regvit_jax.model import DeiT3, init_params
 from regvit_jax.preprocess import Preprocess
-from regvit_jax.train.evaluate import evaluate, wilson
+from regvit_jax.shares import wilson
+from regvit_jax.train.evaluate import evaluate
 from regvit_jax.train.optim import make_optimizer
 from regvit_jax.train.state import TrainState
 from regvit_jax.train.step import make_train_step

@@ -7,20 +7,20 @@ Letters: b images, l blocks, k heads, q = 1 + r queries (CLS, then the registers
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from regvit_jax.analysis.questions.attention.on_outliers import OutlierMass, OutlierMassStore
-from regvit_jax.analysis.questions.norms.norms import last_norms
+from regvit_jax.analysis.engine.columns import Columns
+from regvit_jax.analysis.engine.question import Keep
+from regvit_jax.analysis.engine.subjects import Images
+from regvit_jax.analysis.outliers.labels import LAST
+from regvit_jax.analysis.questions.attention.on_outliers import OutlierMass, outlier_masses
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate
 from regvit_jax.checkpoint import Params
-from regvit_jax.config import ViTConfig
 from regvit_jax.model import ViTTrace
+from regvit_jax.preprocess import Preprocess
 from regvit_jax.tokens import TokenLayout
 
 MEASURES = {
@@ -35,37 +35,35 @@ COMPARED_DEFINITION = "quantile_98"
 """Of an outlier, where models are compared: of each one as many patches."""
 
 
-class Rows(NamedTuple):
-    """What is kept of the attention of a batch."""
+def attention_rows(images: Images, preprocess: Preprocess, layer: int) -> Keep:
+    """Keeps the measures of all blocks, and the head-averaged maps of one.
 
-    measures: Mapping[str, Float[Array, "b l q"]]
-    """Of the head-averaged rows of each block."""
-    similarity: Float[Array, "b l 2"]
-    """Mean cosine, and mean centred cosine, of the pairs of register maps; 0 below 2 registers."""
-    maps: Float[Array, "b k q n"]
-    """Attention on patches in the chosen block, head by head."""
-    norms: Float[Array, "b n"]
-    """Of the patches after the last block."""
-
-
-def attention_rows(layer: int) -> Callable[[ViTTrace, TokenLayout], Rows]:
-    """A reduction that measures all blocks and keeps the maps of one.
-
-    Args:
-      layer: Block whose maps are kept, from 0.
+    Columns: each of `MEASURES`, (l, q); "similarity", (l, 2); "maps", (q, n), the attention on
+    patches in the block `layer`. For the small variant they are 5 kB an image on disk.
     """
 
-    def reduce(trace: ViTTrace, layout: TokenLayout) -> Rows:
-        rows = [layout.special(block.attn) for block in trace.blocks if block]
+    def reduce(trace: ViTTrace, layout: TokenLayout) -> dict[str, Array]:
+        rows = _rows(trace, layout)
         mean = jnp.stack([row.mean(axis=1) for row in rows], axis=1)
-        return Rows(
-            measures(mean, layout),
-            register_similarity(mean[..., layout.registers, layout.patches]),
-            rows[layer][..., layout.patches],
-            last_norms(trace, layout),
-        )
+        similarity = register_similarity(mean[..., layout.registers, layout.patches])
+        maps = mean[:, layer, :, layout.patches]
+        return measures(mean, layout) | {"similarity": similarity, "maps": maps}
 
-    return reduce
+    return Keep(("attention", layer), images, preprocess, reduce)
+
+
+def attention_maps(images: Images, preprocess: Preprocess, layer: int) -> Keep:
+    """Keeps the maps of every head in one block, as the column "maps", (k, q, n)."""
+
+    def reduce(trace: ViTTrace, layout: TokenLayout) -> dict[str, Array]:
+        return {"maps": _rows(trace, layout)[layer][..., layout.patches]}
+
+    return Keep(("attention maps", layer), images, preprocess, reduce, is_needed=False)
+
+
+def _rows(trace: ViTTrace, layout: TokenLayout) -> list[Float[Array, "b k q t"]]:
+    """The attention of CLS and the registers, block by block."""
+    return [layout.special(block.attn) for block in trace.blocks if block]
 
 
 def measures(
@@ -117,66 +115,6 @@ def embedding_similarity(params: Params) -> float | None:
     )
 
 
-def query_names(config: ViTConfig) -> list[str]:
-    """What the rows of attention are called: CLS, then the registers."""
-    return ["CLS", *(f"register {i}" for i in range(config.num_registers))]
-
-
-class Accumulator:
-    """Adds up the attention of a data set: a few numbers an image, and one average map.
-
-    CLS's maps and the norms wait in files, 1.6 kB an image for the small variant, until `close`.
-    """
-
-    def __init__(self) -> None:
-        self._measures: list[Any] = []
-        self._similarity: list[Any] = []
-        self._map_sum: Any = 0.0
-        self._outliers: OutlierMassStore | None = None
-        self.num_images = 0
-
-    def __enter__(self) -> "Accumulator":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._outliers is not None:
-            self._outliers.close()
-
-    def add(self, rows: Rows) -> None:
-        """Takes in one batch."""
-        self._measures.append(rows.measures)
-        self._similarity.append(rows.similarity)
-        mean = np.asarray(rows.maps).mean(axis=1)
-        self._map_sum = self._map_sum + mean.sum(axis=0, dtype=np.float64)
-        if self._outliers is None:
-            self._outliers = OutlierMassStore(mean.shape[-1])
-        self._outliers.add(np.asarray(rows.norms), mean[:, 0])
-        self.num_images += rows.maps.shape[0]
-
-    def per_image(self, measure: str) -> Float[np.ndarray, "n l q"]:
-        """One measure of all images."""
-        return np.concatenate([batch[measure] for batch in self._measures])
-
-    def similarity(self) -> Float[np.ndarray, "n l 2"]:
-        """Register-map similarity of all images."""
-        return np.concatenate(self._similarity)
-
-    @property
-    def outliers(self) -> OutlierMassStore:
-        """Norms of the patches, and how much of CLS's attention each gets."""
-        assert self._outliers is not None
-        return self._outliers
-
-    def average_map(self) -> Float[np.ndarray, "q n"]:
-        """The mean over the images of the head-averaged maps."""
-        return self._map_sum / self.num_images
-
-
 @dataclasses.dataclass(frozen=True)
 class AttentionSummary:
     """All that is reported on the attention of one model."""
@@ -196,45 +134,64 @@ class AttentionSummary:
 
 
 def summarise_attention(
-    accumulator: Accumulator,
+    rows: Columns,
+    norms: Columns,
     layout: TokenLayout,
-    queries: Sequence[str],
     register_embeddings: float | None,
     bootstrap: Bootstrap,
 ) -> AttentionSummary:
-    """Means over the images with intervals."""
-    by_measure = {name: _means(accumulator.per_image(name), bootstrap) for name in MEASURES}
+    """Means over the images with intervals.
+
+    Args:
+      rows: What `attention_rows` keeps.
+      norms: What `patch_norms` keeps of the same images.
+      layout: Of the tokens.
+      register_embeddings: Mean pairwise cosine of the register embeddings.
+      bootstrap: Of the images.
+    """
     similarity = None
     if layout.num_registers > 1:
-        similarity = [(row[0], row[1]) for row in _means(accumulator.similarity(), bootstrap)]
+        similarity = [(row[0], row[1]) for row in _means(rows.read("similarity"), bootstrap)]
+    queries = list(layout.special_names)
     return AttentionSummary(
-        num_images=accumulator.num_images,
-        queries=list(queries),
-        measures=by_measure,
+        num_images=rows.num_rows,
+        queries=queries,
+        measures={name: _means(rows.read(name), bootstrap) for name in MEASURES},
         register_maps=similarity,
         register_embeddings=register_embeddings,
-        outlier_mass=accumulator.outliers.summarise(bootstrap),
-        average_map=accumulator.average_map().reshape(len(queries), *layout.grid),
+        outlier_mass=outlier_masses(norms.read(LAST), cls_maps(rows), bootstrap),
+        average_map=_average_map(rows).reshape(len(queries), *layout.grid),
     )
 
 
+def cls_maps(rows: Columns) -> Float[np.ndarray, "n p"]:
+    """CLS's attention on every patch in the chosen block, mean over the heads."""
+    return np.array(rows.mapped("maps")[:, 0])
+
+
 def compared_features(
-    accumulator: Accumulator, masses: Float[np.ndarray, "n 2"], num_registers: int
+    rows: Columns, masses: Float[np.ndarray, "n 2"], num_registers: int
 ) -> dict[str, Float[np.ndarray, " n"]]:
     """Of every image: what models are compared by; all but the outliers' in the last block.
 
     Args:
-      accumulator: The images.
+      rows: What `attention_rows` keeps.
       masses: CLS's attention on outliers and on all patches.
       num_registers: Two or more have maps that can be alike.
     """
-    found = {f"cls_{name}": accumulator.per_image(name)[:, -1, 0] for name in MEASURES}
+    found = {f"cls_{name}": np.array(rows.mapped(name)[:, -1, 0]) for name in MEASURES}
     found["cls_mass_outliers"] = masses[:, 0]
     if num_registers > 1:
-        cosines = accumulator.similarity()[:, -1]
+        cosines = np.array(rows.mapped("similarity")[:, -1])
         found |= {"register_maps_cosine": cosines[:, 0]}
         found |= {"register_maps_centred_cosine": cosines[:, 1]}
     return found
+
+
+def _average_map(rows: Columns) -> Float[np.ndarray, "q n"]:
+    """The mean over the images of the head-averaged maps."""
+    sums = [maps.sum(axis=0, dtype=np.float64) for (maps,) in rows.blocks("maps")]
+    return np.sum(sums, axis=0) / rows.num_rows
 
 
 def _means(values: Float[np.ndarray, "n l q"], bootstrap: Bootstrap) -> list[list[Estimate]]:

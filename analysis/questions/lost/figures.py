@@ -24,6 +24,7 @@ from regvit_jax.analysis.plotting import (
     series_name,
     styled,
 )
+from regvit_jax.analysis.questions.lost.rules import Setting
 from regvit_jax.analysis.questions.lost.scores import Scene
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 
@@ -131,22 +132,23 @@ def _keys(panels) -> list[Any]:
 
 
 def corloc_figure(
-    rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], baselines: Mapping[str, Estimate]
+    rows: Sequence[tuple[str, Sequence[tuple[Setting, Estimate]]]],
+    baselines: Mapping[str, Estimate],
 ) -> Figure:
     """CorLoc of every model and setting, with intervals, against boxes that look at nothing.
 
     Args:
-      rows: Title and settings of each model (`models[].settings` of results.json).
+      rows: Title of each model, and CorLoc of its settings.
       baselines: CorLoc of each.
     """
     with styled():
-        names = [_setting_name(setting) for setting in rows[0][1]]
+        names = [_setting_name(setting) for setting, _ in rows[0][1]]
         total = len(names)
         figure = new_figure(6.6, 1.9 + 0.28 * total * (len(rows) + 0.6), "CorLoc")
         axis = figure.subplots()
         for i, (title, settings) in enumerate(rows):
             places = np.arange(len(settings)) + (i - (len(rows) - 1) / 2) * 0.6 / len(rows)
-            _draw_scores(axis, places, [s["corloc"] for s in settings], SERIES[i % 7], title)
+            _draw_scores(axis, places, [estimate for _, estimate in settings], SERIES[i % 7], title)
         for i, (name, estimate) in enumerate(baselines.items()):
             label = f"{name.replace('_', ' ')} ({100 * estimate.value:.1f} %)"
             style = LINE_STYLES[1 + i % 3]
@@ -154,7 +156,7 @@ def corloc_figure(
         axis.set_yticks(np.arange(total), names)
         axis.set_ylim(total - 0.4, -0.6)
         axis.set_xlim(left=0)
-        n = rows[0][1][0]["corloc"].n
+        n = rows[0][1][0][1].n
         axis.set_xlabel(f"images whose box has IoU >= 0.5 with an object (%), n = {n}")
         legend_below(figure, [axis], columns=2)
     return figure
@@ -170,6 +172,6 @@ def _draw_scores(axis: Axes, places, estimates: Sequence[Estimate], color: str, 
     )
 
 
-def _setting_name(setting: Mapping[str, Any]) -> str:
-    name = f"{setting['feature']}s, block {setting['layer']}"
-    return f"{name}, bias {setting['gram_bias']:g}" if setting["gram_bias"] else name
+def _setting_name(setting: Setting) -> str:
+    name = f"{setting.feature}s, block {setting.layer}"
+    return f"{name}, bias {setting.gram_bias:g}" if setting.gram_bias else name

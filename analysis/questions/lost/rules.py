@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from regvit_jax.analysis.engine.subjects import Subject
-from regvit_jax.analysis.options import Feature, LostOptions, Protocol
-from regvit_jax.analysis.questions.lost.annotated import Facts
+from regvit_jax.analysis.options import Protocol
+from regvit_jax.analysis.questions.lost.annotated import Facts, Survey
+from regvit_jax.analysis.questions.lost.options import Feature, LostOptions
 from regvit_jax.boxes import Frame, visible
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.tokens import resolve_layers
@@ -56,7 +57,7 @@ class LostRules:
           facts: Of the image.
           patch_size: Of the model.
         """
-        if self.frame == "crop":
+        if self.frame == "crop" or _is_whole(subject, facts):
             return subject
         return subject.padding(facts.height, facts.width, patch_size)
 
@@ -88,6 +89,13 @@ class LostRules:
         if self.clip_to_file:
             size = (facts.width, facts.height)
         return np.concatenate([boxes[:, :2], np.minimum(boxes[:, 2:], [size])], axis=1)
+
+
+def _is_whole(preprocess: Preprocess, facts: Facts) -> bool:
+    """Whether evaluation leaves such an image as it is: nothing resized, cropped or padded."""
+    size = (preprocess.height, preprocess.width)
+    is_fixed = preprocess.resize == "squash" or min(size) == preprocess.short_side
+    return size == (facts.height, facts.width) and is_fixed and preprocess.resize != "pad"
 
 
 PRESETS: dict[Protocol, LostRules] = {
@@ -125,6 +133,18 @@ def settings_of(subject: Subject, options: LostOptions, rules: LostRules) -> lis
     biases = options.gram_bias or (rules.gram_bias,)
     unlike = dict.fromkeys(itertools.product(features, layers, biases))
     return [Setting(*values) for values in unlike]
+
+
+def shape_groups(
+    subject: Subject, images: Survey, rules: LostRules
+) -> dict[Preprocess, Int[np.ndarray, " n"]]:
+    """Indices of the images by what becomes of them; few shapes, so few compilations."""
+    groups: dict[Preprocess, list[int]] = {}
+    for index in images.indices.tolist():
+        facts = images.facts[index]
+        preprocess = rules.preprocess(subject.preprocess, facts, subject.config.patch_size)
+        groups.setdefault(preprocess, []).append(index)
+    return {preprocess: np.array(indices) for preprocess, indices in groups.items()}
 
 
 FEATURE_RULE = (

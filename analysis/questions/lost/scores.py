@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
 
-from regvit_jax.analysis.statistics.bootstrap import COVERAGE, Bootstrap, Estimate
+from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate
 from regvit_jax.boxes import HIT_IOU, best_iou, central_box, full_box
+from regvit_jax.shares import wilson
 
 BASELINES = {"central_box": central_box, "full_image": full_box}
 """Boxes that look at nothing: half the width and height in the middle, and the whole image."""
@@ -59,18 +60,14 @@ def score(ious: Float[np.ndarray, " n"], bootstrap: Bootstrap) -> Score:
       ious: `overlaps` of images with an object.
       bootstrap: Resamples of these images.
     """
-    return Score(wilson(hits(ious)), bootstrap.mean(ious))
+    found = wilson(int(hits(ious).sum()), len(ious))
+    corloc = Estimate(found.share, found.n, found.low, found.high)
+    return Score(corloc, bootstrap.mean(ious))
 
 
 def hits(ious: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     """Which boxes found an object."""
     return ious >= HIT_IOU
-
-
-def wilson(found: Bool[np.ndarray, " n"]) -> Estimate:
-    """A share with Wilson's 95 % interval, which says something at 0 and 1 too."""
-    interval = stats.binomtest(int(found.sum()), found.size).proportion_ci(COVERAGE, "wilson")
-    return Estimate(float(found.mean()), found.size, float(interval.low), float(interval.high))
 
 
 def compare(

@@ -8,40 +8,25 @@ primary tensor: after it a norm measures a token's direction, not its magnitude.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from regvit_jax.analysis.engine.store import ColumnStore
+from regvit_jax.analysis.engine.columns import Columns
 from regvit_jax.analysis.outliers.definitions import is_above, is_below, shares, thresholds
+from regvit_jax.analysis.outliers.labels import CONVOLVED, NORMED, l2_norm
 from regvit_jax.analysis.outliers.layers import ModelVerdict, judge_layers
 from regvit_jax.analysis.outliers.shape import shape_tests
 from regvit_jax.analysis.outliers.verdict import Group, Verdict
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate
-from regvit_jax.analysis.statistics.mixture import fit_mixture
 from regvit_jax.model import ViTTrace
 from regvit_jax.tokens import TokenLayout
 
 QUANTILES = {"q02": 0.02, "median": 0.5, "q90": 0.9, "q98": 0.98, "q99": 0.99, "q99_5": 0.995}
-NORMED = "normed"
 _BINS = 256
 _OCTAVE_PARTS = 16  # bins per doubling of the norm, in the drawn histogram
-
-
-def l2_norm(tokens: Float[Array, "*b d"]) -> Float[Array, "*b"]:
-    """The L2 norm over the channels, accumulated in float32."""
-    return jnp.sqrt(jnp.sum(jnp.square(tokens.astype(jnp.float32)), axis=-1))
-
-
-def last_norms(trace: ViTTrace, layout: TokenLayout) -> Float[Array, "b p"]:
-    """Norms of the patches after the last block, before the last LayerNorm: who is an outlier."""
-    last = trace.blocks[-1]
-    assert last is not None
-    return l2_norm(last.tokens[:, layout.patches])
 
 
 def token_norms(trace: ViTTrace, layout: TokenLayout) -> Float[Array, "b l t"]:
@@ -51,82 +36,46 @@ def token_norms(trace: ViTTrace, layout: TokenLayout) -> Float[Array, "b l t"]:
     return jnp.stack([l2_norm(stream) for stream in streams], axis=1)
 
 
-def measure(trace: ViTTrace, layout: TokenLayout) -> tuple[Array, Array, Array]:
-    """What a `NormStore` keeps.
+def kept_norms(trace: ViTTrace, layout: TokenLayout) -> dict[str, Array]:
+    """The columns of a `NormColumns`: norms in every layer and around every sub-layer."""
+    norms = token_norms(trace, layout)
+    columns = {f"layer_{index}": norms[:, index] for index in range(norms.shape[1])}
+    for index, block in enumerate(trace.blocks):
+        assert block is not None
+        columns[f"block_{index}"] = l2_norm(block.after_attn[:, layout.patches])
+    return columns | {CONVOLVED: l2_norm(trace.patch_embed)}
 
-    Returns:
-      `token_norms`; norms of the patches before positions; and norms of the patches between
-      attention and MLP of every block, (b, l, p).
+
+class NormColumns:
+    """Norms of every image, layer and token, read one layer at a time.
+
+    Args:
+      columns: What `kept_norms` gives: 20 kB an image for the small variant. "block_i" and
+        "convolved" may be missing; what enters the first block then stands for the latter.
+      num_layers: Before the first block, after every block, after the last LayerNorm.
+      layout: Of the tokens.
     """
-    between = [l2_norm(block.after_attn[:, layout.patches]) for block in trace.blocks if block]
-    return token_norms(trace, layout), l2_norm(trace.patch_embed), jnp.stack(between, axis=1)
 
-
-class NormStore:
-    """Norms of every image, layer and token, in temporary files: memory holds one layer at a time.
-
-    For the small variant they are 20 kB an image on disk, and 0.8 kB an image in memory.
-    """
-
-    def __init__(self, num_layers: int, layout: TokenLayout, folder: Path | None = None) -> None:
-        self.num_layers, self.layout = num_layers, layout
-        tokens, patches = (layout.num_tokens, np.float32), (layout.num_patches, np.float32)
-        layers = {f"layer_{index}": tokens for index in range(num_layers)}
-        self._store = ColumnStore({**layers, "convolved": patches}, folder)
-        blocks = {f"block_{block}": patches for block in range(num_layers - 2)}
-        self._between = ColumnStore(blocks, folder)
-
-    def __enter__(self) -> "NormStore":
-        self._store.__enter__()
-        self._between.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._store.close()
-        self._between.close()
+    def __init__(self, columns: Columns, num_layers: int, layout: TokenLayout) -> None:
+        self.columns, self.num_layers, self.layout = columns, num_layers, layout
 
     @property
     def num_images(self) -> int:
-        return self._store.num_rows
-
-    def append(
-        self,
-        norms: Float[np.ndarray, "b l t"],
-        convolved: Float[np.ndarray, "b p"] | None = None,
-        between: Float[np.ndarray, "b k p"] | None = None,
-    ) -> None:
-        """Adds the norms of some images.
-
-        Args:
-          norms: In every layer.
-          convolved: Of the patch convolution's output; what enters the first block unless given.
-          between: Of the patches between attention and MLP of every block, where this is known.
-        """
-        if convolved is None:
-            convolved = norms[:, 0, self.layout.patches]
-        layers = {f"layer_{index}": norms[:, index] for index in range(self.num_layers)}
-        self._store.append({**layers, "convolved": convolved})
-        if between is not None:
-            blocks = range(self.num_layers - 2)
-            self._between.append({f"block_{block}": between[:, block] for block in blocks})
+        return self.columns.num_rows
 
     def between(self, block: int) -> Float[np.ndarray, "n p"] | None:
-        """Norms of the patches between attention and MLP of a block, if they were given."""
-        return self._between.read(f"block_{block}") if self._between.num_rows else None
+        """Norms of the patches between attention and MLP of a block, if they were kept."""
+        name = f"block_{block}"
+        return self.columns.read(name) if name in self.columns else None
 
     @property
     def convolved(self) -> Float[np.ndarray, "n p"]:
         """Norms of the patch convolution's output: what the pixels alone do."""
-        return self._store.read("convolved")
+        return self.columns.read(CONVOLVED) if CONVOLVED in self.columns else self.patches(0)
 
     def layer(self, index: int) -> Float[np.ndarray, "n t"]:
         """Norms of all tokens of all images in one layer; negative indices count from the end."""
-        return self._store.read(f"layer_{range(self.num_layers)[index]}")
+        return self.columns.read(f"layer_{range(self.num_layers)[index]}")
 
     def patches(self, index: int) -> Float[np.ndarray, "n p"]:
         """Norms of the patches only."""
@@ -211,51 +160,33 @@ class NormSummary:
         return None if strongest is None else self.verdicts[strongest].group
 
 
-def summarise(store: NormStore, bootstrap: Bootstrap) -> NormSummary:
+def summarise(norms: NormColumns, bootstrap: Bootstrap) -> NormSummary:
     """Everything that is reported on one model's norms."""
-    layout = store.layout
-    last, normed = store.patches(-2), store.patches(-1)
+    layout = norms.layout
+    last, normed = norms.patches(-2), norms.patches(-1)
     tensors = {"last": last, "normed": normed}
     cuts = {name: thresholds(values) for name, values in tensors.items()}
-    streams = (store.patches(index) for index in range(store.num_layers - 1))
-    verdict = judge_layers(streams, layout.grid, store.convolved, bootstrap)
+    streams = (norms.patches(index) for index in range(norms.num_layers - 1))
+    verdict = judge_layers(streams, layout.grid, norms.convolved, bootstrap)
     at_end = verdict.layers[-1]
     group = at_end.group if at_end.answer == "found" else None
     cut = group.cut if group else cuts["last"]["3_x_median"]
     return NormSummary(
-        num_images=store.num_images,
+        num_images=norms.num_images,
         num_patches=layout.num_patches,
         grid=layout.grid,
-        layers=list(_layer_summaries(store, bootstrap)),
+        layers=list(_layer_summaries(norms, bootstrap)),
         thresholds=cuts,
         shares={name: shares(tensors[name], cuts[name], bootstrap) for name in tensors},
-        tests={name: _tests(tensors[name], bootstrap) for name in tensors},
+        tests={name: shape_tests(tensors[name], bootstrap) for name in tensors},
         verdict=verdict,
-        emergence=_emergence(store, is_above(last, cut), cut / float(np.median(last))),
-        origin=_origin(store, is_above(last, cut), cut / float(np.median(last))),
+        emergence=_emergence(norms, is_above(last, cut), cut / float(np.median(last))),
+        origin=_origin(norms, is_above(last, cut), cut / float(np.median(last))),
         low_tail=_low_tail(last, layout.grid, bootstrap),
         drawn_cut=cut,
         map=is_above(last, cut).mean(axis=0).reshape(layout.grid),
         histogram=_ratio_histogram(last),
     )
-
-
-def compared_features(store: NormStore, cuts: dict[str, float]) -> Float[np.ndarray, "n f"]:
-    """Of every image: the share of patches above each threshold, and its largest patch norm."""
-    last = store.patches(-2)
-    above = [is_above(last, cut).mean(axis=1) for cut in cuts.values()]
-    return np.stack([*above, last.max(axis=1) / np.median(last)], axis=1)
-
-
-def paired_differences(
-    names: Sequence[str],
-    first: Float[np.ndarray, "n f"],
-    second: Float[np.ndarray, "n f"],
-    bootstrap: Bootstrap,
-) -> dict[str, Estimate]:
-    """Mean over the images of second minus first, feature by feature, on the same images."""
-    estimates = bootstrap.statistic(second - first, lambda means: means)
-    return dict(zip(names, estimates, strict=True))
 
 
 def pooled_quantiles(values: Float[np.ndarray, "n p"], bootstrap: Bootstrap) -> dict[str, Estimate]:
@@ -274,30 +205,31 @@ def pooled_quantiles(values: Float[np.ndarray, "n p"], bootstrap: Bootstrap) -> 
     return estimates
 
 
-def _layer_summaries(store: NormStore, bootstrap: Bootstrap) -> Iterator[KindSummary]:
-    layout = store.layout
-    for name, norms in store.layers():
-        kinds = {} if layout.cls is None else {"cls": norms[:, layout.cls]}
-        registers = norms[:, layout.registers]
-        kinds |= {f"register_{i}": registers[:, i : i + 1] for i in range(layout.num_registers)}
-        kinds["patches"] = norms[:, layout.patches]
+def _layer_summaries(norms: NormColumns, bootstrap: Bootstrap) -> Iterator[KindSummary]:
+    layout = norms.layout
+    for name, layer in norms.layers():
+        kinds = {
+            kind.lower().replace(" ", "_"): layer[:, [place]]
+            for kind, place in zip(layout.special_names, layout.specials, strict=True)
+        }
+        kinds["patches"] = layer[:, layout.patches]
         for kind, values in kinds.items():
             yield KindSummary(name, kind, pooled_quantiles(values, bootstrap))
 
 
-def _emergence(store: NormStore, is_large, cut_ratio: float) -> list[float] | None:
+def _emergence(norms: NormColumns, is_large, cut_ratio: float) -> list[float] | None:
     if not is_large.any():
         return None
     shares_out = []
-    for index in range(store.num_layers - 1):
-        patches = store.patches(index)
+    for index in range(norms.num_layers - 1):
+        patches = norms.patches(index)
         shares_out.append(
             float(is_above(patches, cut_ratio * float(np.median(patches)))[is_large].mean())
         )
     return shares_out
 
 
-def _origin(store: NormStore, is_large, cut_ratio: float) -> list[Stage] | None:
+def _origin(norms: NormColumns, is_large, cut_ratio: float) -> list[Stage] | None:
     """The share of the last block's large patches that are as far out around each sub-layer."""
     if not is_large.any():
         return None
@@ -306,12 +238,12 @@ def _origin(store: NormStore, is_large, cut_ratio: float) -> list[Stage] | None:
         return float(is_above(patches, cut_ratio * float(np.median(patches)))[is_large].mean())
 
     stages: list[Stage] = []
-    before = share(store.patches(0))
-    for block in range(store.num_layers - 2):
-        between = store.between(block)
+    before = share(norms.patches(0))
+    for block in range(norms.num_layers - 2):
+        between = norms.between(block)
         if between is None:
             return None
-        middle, after = share(between), share(store.patches(block + 1))
+        middle, after = share(between), share(norms.patches(block + 1))
         stages += [Stage(block, "attention", before, middle), Stage(block, "mlp", middle, after)]
         before = after
     return stages
@@ -320,13 +252,6 @@ def _origin(store: NormStore, is_large, cut_ratio: float) -> list[Stage] | None:
 def creator(stages: Sequence[Stage]) -> Stage:
     """The sub-layer that makes most of the large patches: after it most more are large."""
     return max(stages, key=lambda stage: stage.share_after - stage.share_before)
-
-
-def _tests(values: Float[np.ndarray, "n p"], bootstrap: Bootstrap) -> dict[str, Any]:
-    """Tests that can fail, the mixture's among them."""
-    mixture = fit_mixture(values.ravel())
-    found = {} if mixture is None else mixture._asdict()
-    return shape_tests(values, bootstrap) | {f"mixture_{k}": v for k, v in found.items()}
 
 
 def _low_tail(values, grid: tuple[int, int], bootstrap: Bootstrap) -> LowTail:

@@ -10,7 +10,7 @@ Letters: n validation images, m training images, d channels, s strengths.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -98,12 +98,17 @@ class Outliers:
 
 
 def find_outliers(
-    train: TokenStore, val: TokenStore, definition: str, replicates: int, seed: int
+    train: TokenStore,
+    val: TokenStore,
+    grid: tuple[int, int],
+    definition: str,
+    replicates: int,
+    seed: int,
 ) -> Outliers:
     """The cut of a definition on the training images, and what it cuts off."""
     norms = train.norms
     bootstrap = Bootstrap(len(norms), replicates, seed)
-    verdict = judge(norms, train.layout.grid, train.convolved, bootstrap=bootstrap)
+    verdict = judge(norms, grid, train.convolved, bootstrap=bootstrap)
     if definition == GROUP:
         cut = verdict.group.cut if verdict.answer == "found" and verdict.group else np.inf
     else:
@@ -117,14 +122,6 @@ def find_outliers(
     }
     beyond = val.share_beyond_kept(cut)
     return Outliers(definition, cut, bootstrap.mean(above), of_images, beyond, verdict)
-
-
-def probe_kinds(
-    train: TokenStore, val: TokenStore, cut: float, num_classes: int, plan: ProbePlan
-) -> Iterator[KindResult]:
-    """What every kind of token of one model knows, one after the other."""
-    for kind in train.kinds:
-        yield probe_kind(train, val, kind, cut, num_classes, plan)
 
 
 def probe_kind(

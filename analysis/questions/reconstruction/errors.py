@@ -1,6 +1,6 @@
 """How far off are the probes, for outliers and for normal patches?
 
-Every token's errors wait on disk until the pooled threshold is known. Numbers by group:
+Every token's errors wait on disk beside the norms that tell outliers. Numbers by group:
 
 - l2: mean over the tokens of the L2 norm of a token's error, over all values of its patch;
 - mse: mean squared error of one value;
@@ -10,40 +10,43 @@ Every token's errors wait on disk until the pooled threshold is known. Numbers b
 
 "normalised" is the model's input space, "rgb" the same prediction with colours in [0, 1].
 
-Flat patches are easy to predict, and outliers may sit on them. So outliers are also compared with
-normal patches matched for pixel variance: patches are put into narrow bins that hold equal numbers
-of outliers or fewer, and every bin's normal patches count as much as its outliers. What is left of
-the difference in variance is reported ("matched/variance/ratio", 1 if none).
+Outliers are also compared with normal patches matched for pixel variance (see `matching`). What is
+left of the difference in variance is reported ("matched/variance/ratio", 1 if none).
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
-from regvit_jax.analysis.engine.store import ColumnStore
-from regvit_jax.analysis.outliers.definitions import is_above, shares, thresholds
+from regvit_jax.analysis.engine.columns import Columns, StoredColumns
+from regvit_jax.analysis.engine.stopping import check
+from regvit_jax.analysis.outliers.labels import Labelled, labelled
+from regvit_jax.analysis.questions.reconstruction.matching import (
+    Matching,
+    matched_means,
+    matching_of,
+    ratio,
+    variance_bins,
+)
 from regvit_jax.analysis.questions.reconstruction.probes import (
     Probes,
     apply_dense,
     apply_mlp,
     normalised_patches,
 )
-from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate, Resampled
+from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Resampled
 from regvit_jax.preprocess import Preprocess
 
 SPACES = ("normalised", "rgb")
 BASELINES = ("patch_mean", "global_mean")
 GROUPS = ("normal", "outlier")
-MATCHED_BINS = 32
-OUTLIERS_PER_BIN = 5
-WIDEST_BIN = 1.25
-"""The largest variance in a bin over the smallest, about."""
-FLAT = 1e-4
-"""Variances below this share of the largest one count as none."""
+BLOCK_IMAGES = 32
+"""Images whose errors are computed at a time."""
 
 _VARIANCE = "patch_mean_normalised"  # squared distance from the patch's mean colour
 
@@ -53,13 +56,36 @@ def pixel_probes(probes: Probes) -> tuple[str, ...]:
     return ("linear",) if probes.mlp is None else ("linear", "mlp")
 
 
-def error_columns(pixel: tuple[str, ...], num_patches: int) -> dict[str, tuple[int, Any]]:
-    """The columns of a store that takes in what `token_errors` returns; rows are images."""
-    names = [f"{name}_{space}" for name in (*pixel, *BASELINES) for space in SPACES]
-    return {
-        name: (num_patches, np.float32)
-        for name in (*names, "position_hit", "position_distance", "last")
-    }
+def judge(
+    probes: Probes, preprocess: Preprocess, grid: tuple[int, int], judged: Columns, folder: Path
+) -> StoredColumns:
+    """The errors of all judged tokens, as columns (n, p) of the names that `token_errors` gives.
+
+    Args:
+      probes: The probes.
+      preprocess: Of the model.
+      grid: Of the patches.
+      judged: What `patch_tokens` keeps.
+      folder: Where the columns lie; what an earlier attempt computed there is taken up.
+    """
+    evaluate, errors = token_errors(probes, preprocess, grid), StoredColumns(folder)
+    try:
+        for start in range(errors.num_rows, judged.num_rows, BLOCK_IMAGES):
+            check()
+            stop = start + BLOCK_IMAGES
+            block = (judged.read(name, start, stop) for name in ("tokens", "pixels"))
+            errors.append(_padded(evaluate, BLOCK_IMAGES, *block))
+            errors.save_now_and_then()
+    finally:
+        errors.close()
+    return errors
+
+
+def _padded(function, size: int, *arrays) -> dict[str, np.ndarray]:
+    """`function` of a block that may be short, without compiling for another size."""
+    count = len(arrays[0])
+    padded = [np.pad(x, [(0, size - count)] + [(0, 0)] * (x.ndim - 1)) for x in arrays]
+    return {name: np.asarray(value)[:count] for name, value in function(*padded).items()}
 
 
 def token_errors(
@@ -98,25 +124,10 @@ def token_errors(
     return errors
 
 
-class Matching(NamedTuple):
-    """How well normal patches could be matched to outliers."""
-
-    num_bins: int
-    num_outliers: int
-    """In bins that have normal patches too."""
-    num_left_out: int
-    num_normal: int
-    """Normal patches in these bins."""
-
-
 class GroupErrors(NamedTuple):
     """All numbers by one definition of an outlier."""
 
-    definition: str
-    threshold: float
-    share: Estimate
-    num_patches: tuple[int, int]
-    """Normal patches and outliers."""
+    by: Labelled
     numbers: dict[str, Resampled]
     """By "/"-joined name, without what is undefined."""
     matching: Matching | None
@@ -124,45 +135,38 @@ class GroupErrors(NamedTuple):
 
 
 def summarise_errors(
-    store: ColumnStore, pixel: tuple[str, ...], num_values: int, bootstrap: Bootstrap
+    errors: Columns,
+    norms: Float[np.ndarray, "n p"],
+    pixel: tuple[str, ...],
+    num_values: int,
+    bootstrap: Bootstrap,
 ) -> list[GroupErrors]:
     """The errors of both groups, by every definition of an outlier.
 
     Args:
-      store: With the columns of `error_columns`.
+      errors: What `judge` returns.
+      norms: Of the same patches after the last block.
       pixel: The probes to pixels.
       num_values: Of one patch.
-      bootstrap: Of the store's images.
+      bootstrap: Of the images.
     """
-    norms = store.read("last")
-    cuts = thresholds(norms)
-    found = shares(norms, cuts, bootstrap)
     groups = []
-    for definition, cut in cuts.items():
-        is_outlier = is_above(norms, cut)
-        num_outliers = int(is_outlier.sum())
-        numbers = _numbers(store, pixel, num_values, is_outlier, bootstrap)
+    for by in labelled(norms, bootstrap):
+        is_outlier = by.is_outlier
+        numbers = _numbers(errors, pixel, num_values, is_outlier, bootstrap)
         matching = None
-        if 0 < num_outliers < norms.size:
-            matched, matching = _matched(store, pixel, num_values, is_outlier, bootstrap)
+        if by.num_outliers and by.num_normal:
+            matched, matching = _matched(errors, pixel, num_values, is_outlier, bootstrap)
             numbers |= matched
-        groups.append(
-            GroupErrors(
-                definition,
-                cut,
-                found[definition],
-                (norms.size - num_outliers, num_outliers),
-                {name: number for name, number in numbers.items() if np.isfinite(number.value)},
-                matching,
-            )
-        )
+        finite = {name: number for name, number in numbers.items() if np.isfinite(number.value)}
+        groups.append(GroupErrors(by, finite, matching))
     return groups
 
 
-def _numbers(store, pixel, num_values, is_outlier, bootstrap: Bootstrap) -> dict[str, Resampled]:
+def _numbers(errors, pixel, num_values, is_outlier, bootstrap: Bootstrap) -> dict[str, Resampled]:
     """Numbers of all patches and of both groups, and the plain contrasts of the groups."""
     columns = _columns(pixel)
-    sums = _group_sums(store, columns, is_outlier)
+    sums = _group_sums(errors, columns, is_outlier)
     names: list[str] = []
 
     def numbers(means):
@@ -185,10 +189,10 @@ def _columns(pixel) -> list[str]:
     return [*predictors, "position_hit", "position_distance"]
 
 
-def _group_sums(store: ColumnStore, columns, is_outlier) -> Float[np.ndarray, "n 2 features"]:
+def _group_sums(errors: Columns, columns, is_outlier) -> Float[np.ndarray, "n 2 features"]:
     """Of each image and group: the number of patches, and sums of the columns and their roots."""
     parts, start = [], 0
-    for block in store.blocks(*columns):
+    for block in errors.blocks(*columns):
         stop = start + len(block[0])
         label = np.stack([~is_outlier[start:stop], is_outlier[start:stop]], axis=1)
         features = [np.ones_like(block[0]), *block, *(np.sqrt(column) for column in block)]
@@ -206,14 +210,14 @@ def _of_group(sums, columns, pixel, num_values) -> dict[str, Any]:
     for space in SPACES:
         for name in (*pixel, *BASELINES):
             key = f"{name}_{space}"
-            values[f"{name}/{space}/l2"] = _ratio(root[key], count)
-            values[f"{name}/{space}/mse"] = _ratio(total[key], count * num_values)
+            values[f"{name}/{space}/l2"] = ratio(root[key], count)
+            values[f"{name}/{space}/mse"] = ratio(total[key], count * num_values)
         for name in pixel:
             for baseline in BASELINES:
-                unexplained = _ratio(total[f"{name}_{space}"], total[f"{baseline}_{space}"])
+                unexplained = ratio(total[f"{name}_{space}"], total[f"{baseline}_{space}"])
                 values[f"{name}/{space}/r2_{baseline}"] = 1 - unexplained
-    values["position/top1"] = _ratio(total["position_hit"], count)
-    values["position/distance"] = _ratio(total["position_distance"], count)
+    values["position/top1"] = ratio(total["position_hit"], count)
+    values["position/distance"] = ratio(total["position_distance"], count)
     return values
 
 
@@ -224,7 +228,7 @@ def _contrasts(values, pixel) -> dict[str, Any]:
         for space in SPACES:
             for kind in ("l2", "mse"):
                 key = f"{name}/{space}/{kind}"
-                found[f"contrast/{key}_ratio"] = _ratio(
+                found[f"contrast/{key}_ratio"] = ratio(
                     values[f"outlier/{key}"], values[f"normal/{key}"]
                 )
     for kind in ("top1", "distance"):
@@ -234,10 +238,10 @@ def _contrasts(values, pixel) -> dict[str, Any]:
 
 
 def _matched(
-    store, pixel, num_values, is_outlier, bootstrap: Bootstrap
+    errors, pixel, num_values, is_outlier, bootstrap: Bootstrap
 ) -> tuple[dict[str, Resampled], Matching]:
     """Outliers against normal patches of the same pixel variance."""
-    bins = variance_bins(store.read(_VARIANCE), is_outlier)
+    bins = variance_bins(errors.read(_VARIANCE), is_outlier)
     metrics = {"variance": (_VARIANCE, "mse"), "position/top1": ("position_hit", "mean")}
     metrics["position/distance"] = ("position_distance", "mean")
     for name in pixel:
@@ -245,8 +249,8 @@ def _matched(
             metrics[f"{name}/normalised/{kind}"] = (f"{name}_normalised", kind)
     numbers, matching = {}, None
     for name, (column, kind) in metrics.items():
-        sums = _binned_sums(store, column, kind, num_values, bins, is_outlier)
-        matching = matching or _matching(sums)
+        sums = _binned_sums(errors, column, kind, num_values, bins, is_outlier)
+        matching = matching or matching_of(sums)
         found = bootstrap.resampled(sums, matched_means)
         for group, number in zip(("outlier", "normal", "ratio", "difference"), found, strict=True):
             numbers[f"matched/{name}/{group}"] = number
@@ -254,72 +258,11 @@ def _matched(
     return numbers, matching
 
 
-def variance_bins(
-    variance: Float[np.ndarray, "n p"], is_outlier: Bool[np.ndarray, "n p"]
-) -> Int[np.ndarray, "n p"]:
-    """The bin of each patch; -1 beyond the outliers.
-
-    Bins hold equal numbers of outliers at first. Where variances in a bin would differ by more than
-    `WIDEST_BIN`, it is divided further, since normal patches crowd at one of its ends.
-    """
-    values = variance[is_outlier]
-    num_bins = int(np.clip(len(values) // OUTLIERS_PER_BIN, 1, MATCHED_BINS))
-    quantiles = np.quantile(values, np.linspace(0, 1, num_bins + 1)).astype(np.float32)
-    quantiles[0], quantiles[-1] = values.min(), values.max()
-    edges = _divided(np.unique(quantiles))
-    bins = np.searchsorted(edges, variance, side="right") - 1
-    bins[variance == edges[-1]] = max(len(edges) - 2, 0)
-    bins[(variance < edges[0]) | (variance > edges[-1])] = -1
-    return bins
-
-
-def _divided(edges: Float[np.ndarray, " e"]) -> Float[np.ndarray, " f"]:
-    """The edges, with others between them where one is many times the one before.
-
-    What lies below the share `FLAT` of the largest one is not divided.
-    """
-    parts = [edges[:1]]
-    for low, high in zip(np.maximum(edges[:-1], FLAT * edges[-1]), edges[1:], strict=True):
-        count = int(np.ceil(np.log(high / low) / np.log(WIDEST_BIN))) if high > low else 0
-        parts.append(np.geomspace(low, high, count + 1)[:-1] if count else edges[:0])
-        parts.append(np.array([high]))
-    return np.unique(np.concatenate(parts).astype(edges.dtype))
-
-
-def matched_means(
-    sums: Float[np.ndarray, "*k bins 2 2"],
-) -> Float[np.ndarray, "*k 4"]:
-    """Outliers' mean, matched normal mean, their quotient and difference (outlier minus normal).
-
-    Args:
-      sums: For each bin and group (normal, outlier): the number of patches, and a sum over them.
-    """
-    count, total = sums[..., 0], sums[..., 1]
-    usable = (count > 0).all(axis=-1)
-    weight = np.where(usable, count[..., 1], 0)
-    means = total / np.where(count > 0, count, 1)
-    whole = weight.sum(axis=-1)
-    outlier = _ratio((weight * means[..., 1]).sum(axis=-1), whole)
-    normal = _ratio((weight * means[..., 0]).sum(axis=-1), whole)
-    return np.stack([outlier, normal, _ratio(outlier, normal), outlier - normal], axis=-1)
-
-
-def _matching(sums) -> Matching:
-    count = sums[..., 0].sum(axis=0)
-    usable = (count > 0).all(axis=-1)
-    return Matching(
-        len(count),
-        int(count[usable, 1].sum()),
-        int(count[~usable, 1].sum()),
-        int(count[usable, 0].sum()),
-    )
-
-
-def _binned_sums(store: ColumnStore, column, kind, num_values, bins, is_outlier):
+def _binned_sums(errors: Columns, column, kind, num_values, bins, is_outlier):
     """Of each image, bin and group: the number of patches, and the sum of a measure."""
     num_bins = int(bins.max()) + 1
     parts, start = [], 0
-    for (block,) in store.blocks(column):
+    for (block,) in errors.blocks(column):
         rows = len(block)
         stop = start + rows
         inside = bins[start:stop] >= 0
@@ -332,8 +275,3 @@ def _binned_sums(store: ColumnStore, column, kind, num_values, bins, is_outlier)
         parts.append(pair.reshape(rows, num_bins, 2, 2))
         start = stop
     return np.concatenate(parts)
-
-
-def _ratio(above, below):
-    """A quotient; NaN where nothing is divided by."""
-    return np.where(below > 0, above / np.where(below > 0, below, 1), np.nan)

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from regvit_jax.analysis.outliers.definitions import is_above
+from regvit_jax.analysis.outliers.labels import DEFINITION_LABELS
 from regvit_jax.analysis.plotting import (
     BLUE,
     SKY,
@@ -21,7 +22,6 @@ from regvit_jax.analysis.plotting import (
     styled,
 )
 from regvit_jax.analysis.questions.reconstruction.pictures import ShownReconstruction
-from regvit_jax.analysis.questions.similarity.figures import DEFINITION_LABELS
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 
 PROBE_LABELS = {"linear": "linear probe", "mlp": "MLP probe"}

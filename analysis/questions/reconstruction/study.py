@@ -16,8 +16,9 @@ So that its printed numbers can be checked. The faults that change numbers:
 The result says nothing about local content: its errors exceed those of predicting zero.
 """
 
+import itertools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import einops
 import jax
@@ -26,17 +27,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from regvit_jax.analysis.engine.store import ColumnStore
-from regvit_jax.analysis.questions.reconstruction.probes import (
+from regvit_jax.analysis.engine.columns import Columns
+from regvit_jax.analysis.questions.reconstruction.learning import (
     BATCH_IMAGES,
     LEARNING_RATE,
     WEIGHT_DECAY,
     Budget,
-    Mlp,
-    apply_mlp,
 )
+from regvit_jax.analysis.questions.reconstruction.probes import Mlp, apply_mlp
 from regvit_jax.analysis.statistics.fit import Fit, fit
-from regvit_jax.model import DeiT3, ViTTrace
+from regvit_jax.model import DeiT3
+from regvit_jax.patches import unpatchify
 from regvit_jax.positions import resample_pos_embed
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.tokens import TokenLayout
@@ -94,12 +95,6 @@ class NotebookErrors(NamedTuple):
         )
 
 
-def normed_tokens(trace: ViTTrace, layout: TokenLayout) -> Float[Array, "b n d"]:
-    """What leaves the last LayerNorm of `PatchesOnly`."""
-    del layout  # it would skip a CLS token that is not there
-    return trace.normed
-
-
 def training_targets(images: Float[Array, "b h w 3"], num_patches: int) -> Float[Array, "b n v"]:
     """Fault 1: an image stored as (3, h, w), cut into as many runs as there are patches."""
     planes = einops.rearrange(images, "b h w c -> b (c h w)")
@@ -119,35 +114,33 @@ def stopping_score(
     return jnp.sqrt(jnp.sum(jnp.square(predicted - targets), axis=1)).mean()
 
 
-class ImageCache:
-    """Tokens and pixels of images in order, on disk; rows are images."""
+class StudyImages:
+    """Tokens and pixels of images in order.
 
-    def __init__(self, store: ColumnStore, num_patches: int, image_shape: tuple[int, int]) -> None:
-        self.store, self.num_patches, self.image_shape = store, num_patches, image_shape
+    Args:
+      columns: What `patch_tokens` keeps.
+      patch_size: Of the model.
+      grid: Of its patches.
+    """
 
-    @staticmethod
-    def columns(
-        num_patches: int, dim: int, image_shape: tuple[int, int]
-    ) -> dict[str, tuple[int, Any]]:
-        """Float32 tokens, and pixels as they were decoded."""
-        height, width = image_shape
-        return {
-            "tokens": (num_patches * dim, np.float32),
-            "pixels": (height * width * 3, np.uint8),
-        }
+    def __init__(self, columns: Columns, patch_size: int, grid: tuple[int, int]) -> None:
+        self.columns, self.patch_size, self.grid = columns, patch_size, grid
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid[0] * self.grid[1]
 
     def batches(self, size: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        """Full batches in order, never shuffled."""
-        for start in range(0, self.store.num_rows - size + 1, size):
-            tokens = self.store.read("tokens", start, start + size)
-            pixels = self.store.read("pixels", start, start + size)
-            shaped = pixels.reshape(size, *self.image_shape, 3)
-            yield tokens.reshape(size, self.num_patches, -1), shaped
+        """Tokens (size, n, d) and pixels (size, h, w, 3) of full batches, never shuffled."""
+        full = self.columns.num_rows // size
+        blocks = self.columns.blocks("tokens", "pixels", rows=size)
+        for tokens, patches in itertools.islice(blocks, full):
+            yield tokens, unpatchify(patches, self.patch_size, self.grid)
 
 
 def fit_as_study(
-    training: ImageCache,
-    validation: ImageCache,
+    training: StudyImages,
+    validation: StudyImages,
     start: Mlp,
     preprocess: Preprocess,
     budget: Budget,
@@ -171,6 +164,7 @@ def fit_as_study(
         values = [float(judged(params, *batch)) for batch in validation.batches(batch_images)]
         return float(np.mean(values))
 
+    budget = budget.named("probe", "study")
     fitted = fit(
         loss,
         start,
@@ -179,7 +173,8 @@ def fit_as_study(
         optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY),
         *(budget.max_epochs, budget.patience),
         keep_best=False,
-        label=f"{budget.label}, probe: epochs",
+        label=budget.label,
+        saved=budget.saved,
     )
     return jax.tree.map(np.asarray, fitted.params), fitted
 

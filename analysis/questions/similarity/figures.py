@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from regvit_jax.analysis.outliers.labels import DEFINITION_LABELS
 from regvit_jax.analysis.plotting import (
     BLACK,
     BLUE,
@@ -17,16 +18,9 @@ from regvit_jax.analysis.plotting import (
     round_up,
     styled,
 )
-from regvit_jax.analysis.questions.similarity.similarity import DENSITY_AT, GROUPS, Labelled
+from regvit_jax.analysis.questions.similarity.similarity import DENSITY_AT, GROUPS, Similarities
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 
-DEFINITION_LABELS = {
-    "quantile_98": "largest 2 %",
-    "quantile_99_5": "largest 0.5 %",
-    "mean_plus_3sd": "mean + 3 sd",
-    "3_x_median": "3 x median",
-    "absolute_150": "norm 150",
-}
 COLORS = {"normal": BLUE, "outlier": VERMILION}
 STYLES = {"normal": "-", "outlier": "--"}
 VISIBLE = 0.01
@@ -38,7 +32,7 @@ class SimilarityPanel(NamedTuple):
 
     title: str
     num_images: int
-    labelled: list[Labelled]
+    labelled: list[Similarities]
     """By definition of an outlier."""
     estimates: Sequence[Mapping[str, Estimate | None]]
     """Of the same definitions."""
@@ -76,7 +70,7 @@ def _lowest(panels: Sequence[SimilarityPanel]) -> float:
 
 
 def _draw_densities(axis: Axes, panel: SimilarityPanel, definition: str, where: str) -> None:
-    place = [entry.definition for entry in panel.labelled].index(definition)
+    place = [entry.by.definition for entry in panel.labelled].index(definition)
     labelled, estimates = panel.labelled[place], panel.estimates[place]
     names = {
         "normal": "normal patches",
@@ -128,7 +122,7 @@ def _draw_medians(axis: Axes, panel: SimilarityPanel) -> None:
     axis.set_yticks(
         range(len(panel.labelled)),
         [
-            f"{DEFINITION_LABELS[entry.definition]} ({100 * entry.share.value:.3g} %)"
+            f"{DEFINITION_LABELS[entry.by.definition]} ({100 * entry.by.share.value:.3g} %)"
             for entry in panel.labelled
         ],
     )

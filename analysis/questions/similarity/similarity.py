@@ -12,22 +12,22 @@ say how much). Intervals come from per-image counts in 128 bins.
 Reference: arXiv:2309.16588, figure 5a.
 """
 
-import dataclasses
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from regvit_jax.analysis.engine.store import ColumnStore
-from regvit_jax.analysis.outliers.definitions import is_above, shares, thresholds
-from regvit_jax.analysis.questions.norms.norms import l2_norm, last_norms
-from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate, Resampled
+from regvit_jax.analysis.engine.columns import Columns
+from regvit_jax.analysis.engine.question import Keep
+from regvit_jax.analysis.engine.subjects import Images
+from regvit_jax.analysis.outliers.labels import LAST, NORMED, Labelled, l2_norm, labelled
+from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Resampled
 from regvit_jax.model import ViTTrace
+from regvit_jax.preprocess import Preprocess
 from regvit_jax.tokens import TokenLayout
 
-TENSORS = ("last", "normed")
+TENSORS = (LAST, NORMED)
 """Where norms are taken: after the last block, or after the last LayerNorm (the study's labels)."""
 GROUPS = ("normal", "outlier")
 DENSITY_AT = np.linspace(-1.0, 1.0, 800)
@@ -40,29 +40,12 @@ _REACH = 9  # bandwidths beyond which a Gaussian is below 1e-17
 _EPSILON = 1e-8  # torch.nn.functional.cosine_similarity's
 
 
-class Neighbours(NamedTuple):
-    """What is kept of a batch."""
-
-    right: Float[Array, "b gh gw-1"]
-    """Cosine of each patch with the one to its right."""
-    below: Float[Array, "b gh-1 gw"]
-    """Cosine of each patch with the one below it."""
-    last: Float[Array, "b n"]
-    """Norms of the patches after the last block."""
-    normed: Float[Array, "b n"]
-    """Norms of the patches after the last LayerNorm."""
-
-
-class Labelled(NamedTuple):
+class Similarities(NamedTuple):
     """The similarities of outliers and normal patches, by one definition of an outlier."""
 
     tensor: str
-    definition: str
-    threshold: float
-    share: Estimate
-    """Of the patches that are outliers."""
-    num_patches: tuple[int, int]
-    """Normal patches and outliers."""
+    """Whose norms tell outliers: "last" or "normed"."""
+    by: Labelled
     num_samples: tuple[int, int]
     """Pairs of a normal patch and a neighbour, and of an outlier and a neighbour."""
     numbers: dict[str, Resampled]
@@ -71,31 +54,34 @@ class Labelled(NamedTuple):
     """Of both groups at `DENSITY_AT`; zeros for an empty group."""
 
 
-@dataclasses.dataclass(frozen=True)
-class SimilaritySummary:
-    """All that is reported on one model."""
+def neighbour_cosines(images: Images, preprocess: Preprocess) -> Keep:
+    """Keeps the cosines of all pairs of neighbours ("cosines"), and their bins ("bins").
 
-    num_images: int
-    grid: tuple[int, int]
-    labelled: list[Labelled]
-    """By tensor and definition."""
-
-    def of(self, tensor: str, definition: str) -> Labelled:
-        """The entry of one tensor and definition."""
-        (found,) = (x for x in self.labelled if (x.tensor, x.definition) == (tensor, definition))
-        return found
-
-
-def neighbour_cosines(trace: ViTTrace, layout: TokenLayout) -> Neighbours:
-    """Similarity of each patch to its neighbours, and what it is labelled by."""
-    patches = trace.patch_embed.astype(jnp.float32)
-    grid = patches.reshape(patches.shape[0], *layout.grid, patches.shape[-1])
-    return Neighbours(
-        right=_cosine(grid[:, :, :-1], grid[:, :, 1:]),
-        below=_cosine(grid[:, :-1], grid[:, 1:]),
-        last=last_norms(trace, layout),
-        normed=l2_norm(trace.normed[:, layout.patches]),
+    For 14 x 14 patches they are 2 kB an image on disk.
+    """
+    return Keep(
+        ("neighbours",),
+        images,
+        preprocess,
+        _pairs,
+        columns=lambda batch, pairs: pair_columns(*map(np.asarray, pairs)),
+        blocks=(),
     )
+
+
+def _pairs(trace: ViTTrace, layout: TokenLayout) -> tuple[Array, Array]:
+    """Cosine of each patch with the one to its right, and with the one below it."""
+    patches = trace.patch_embed.astype(jnp.float32)  # before positions
+    grid = patches.reshape(patches.shape[0], *layout.grid, patches.shape[-1])
+    return _cosine(grid[:, :, :-1], grid[:, :, 1:]), _cosine(grid[:, :-1], grid[:, 1:])
+
+
+def pair_columns(
+    right: Float[np.ndarray, "n gh _"], below: Float[np.ndarray, "n _ gw"]
+) -> dict[str, np.ndarray]:
+    """The columns of some images, from the cosines to the right and below."""
+    cosines = flat_pairs(right, below)
+    return {"cosines": cosines, "bins": _bin_of(cosines).astype(np.uint16)}
 
 
 def _cosine(first, second):
@@ -103,76 +89,31 @@ def _cosine(first, second):
     return jnp.sum(first * second, axis=-1) / jnp.maximum(lengths, _EPSILON)
 
 
-class SimilarityStore:
-    """The neighbours of one model's patches, in temporary files.
+def measure_similarity(
+    neighbours: Columns, norms: Columns, grid: tuple[int, int], bootstrap: Bootstrap
+) -> list[Similarities]:
+    """The similarities by every tensor and definition of an outlier.
 
-    For 14 x 14 patches they are 4 kB an image on disk.
+    Args:
+      neighbours: What `neighbour_cosines` keeps.
+      norms: What `patch_norms` keeps of the same images.
+      grid: Rows and columns of patches.
+      bootstrap: Of the images.
     """
-
-    def __init__(self, layout: TokenLayout, folder: Path | None = None) -> None:
-        self.layout = layout
-        rows, cols = layout.grid
-        num_pairs = rows * (cols - 1) + (rows - 1) * cols
-        kinds: dict[str, tuple[int, Any]] = {
-            "cosines": (num_pairs, np.float32),
-            "bins": (num_pairs, np.uint16),
-            "last": (layout.num_patches, np.float32),
-            "normed": (layout.num_patches, np.float32),
-        }
-        self.columns = ColumnStore(kinds, folder)
-
-    def __enter__(self) -> "SimilarityStore":
-        self.columns.__enter__()
-        return self
-
-    def __exit__(self, kind, error, traceback) -> None:
-        self.columns.__exit__(kind, error, traceback)
-
-    @property
-    def num_images(self) -> int:
-        return self.columns.num_rows
-
-    def append(self, reduced: Neighbours) -> None:
-        """Takes in one batch."""
-        cosines = flat_pairs(np.asarray(reduced.right), np.asarray(reduced.below))
-        self.columns.append(
-            {
-                "cosines": cosines,
-                "bins": _bin_of(cosines),
-                "last": np.asarray(reduced.last),
-                "normed": np.asarray(reduced.normed),
-            }
-        )
-
-
-def summarise_similarity(store: SimilarityStore, bootstrap: Bootstrap) -> SimilaritySummary:
-    """Everything that is reported on one model's neighbours."""
-    whole, coarse_of_bin, edges = _count_all(store)
+    whole, coarse_of_bin, edges = _count_all(neighbours)
     drawn_whole = whole.drawn(bootstrap)
-    labelled = []
+    found = []
     for tensor in TENSORS:
-        norms = store.columns.read(tensor)
-        cuts = thresholds(norms)
-        found = shares(norms, cuts, bootstrap)
-        for definition, cut in cuts.items():
-            is_outlier = is_above(norms, cut)
-            outlier = _count_outliers(store, is_outlier, coarse_of_bin, len(edges) - 1)
+        for by in labelled(norms.read(tensor), bootstrap):
+            is_outlier = by.is_outlier.reshape(-1, *grid)
+            outlier = _count_outliers(neighbours, is_outlier, coarse_of_bin, len(edges) - 1)
             groups = (whole.without(outlier), outlier)
             drawn = outlier.drawn(bootstrap) if outlier.total else np.zeros_like(drawn_whole)
-            num_outliers = int(is_outlier.sum())
-            labelled.append(
-                Labelled(
-                    tensor=tensor,
-                    definition=definition,
-                    threshold=cut,
-                    share=found[definition],
-                    num_patches=(norms.size - num_outliers, num_outliers),
-                    num_samples=(groups[0].total, groups[1].total),
-                    numbers=_numbers(groups, (drawn_whole - drawn, drawn), edges),
-                    density=np.stack([_density(group) for group in groups]),
-                )
-            )
-    return SimilaritySummary(store.num_images, store.layout.grid, labelled)
+            numbers = _numbers(groups, (drawn_whole - drawn, drawn), edges)
+            density = np.stack([_density(group) for group in groups])
+            totals = (groups[0].total, groups[1].total)
+            found.append(Similarities(tensor, by, totals, numbers, density))
+    return found
 
 
 def flat_pairs(
@@ -270,14 +211,14 @@ def _bin_of(cosines) -> Int[np.ndarray, "..."]:
     return (angles * (_BINS / np.pi)).astype(np.int64).clip(0, _BINS - 1)
 
 
-def _count_all(store: SimilarityStore) -> tuple[_Counts, Int[np.ndarray, " bins"], Any]:
+def _count_all(neighbours: Columns) -> tuple[_Counts, Int[np.ndarray, " bins"], Any]:
     """Counts of all samples; which coarse bin each bin belongs to, and the coarse bins' edges."""
     pooled = np.zeros(_BINS, np.int64)
-    for (bins,) in store.columns.blocks("bins"):
+    for (bins,) in neighbours.blocks("bins"):
         pooled += 2 * np.bincount(bins.ravel(), minlength=_BINS)
     coarse_of_bin, edges = _equal_shares(pooled)
     per_image, sums, sum_squares = [], [], 0.0
-    for cosines, bins in store.columns.blocks("cosines", "bins"):
+    for cosines, bins in neighbours.blocks("cosines", "bins"):
         exact = cosines.astype(np.float64)
         sums.append(2 * exact.sum(axis=1))
         sum_squares += 2 * float(np.square(exact).sum())
@@ -289,14 +230,13 @@ def _count_all(store: SimilarityStore) -> tuple[_Counts, Int[np.ndarray, " bins"
     return counted, coarse_of_bin, edges
 
 
-def _count_outliers(store: SimilarityStore, is_outlier, coarse_of_bin, num_coarse: int) -> _Counts:
+def _count_outliers(neighbours: Columns, is_outlier, coarse_of_bin, num_coarse: int) -> _Counts:
     """Counts of the outliers' samples; only pairs with an outlier are looked at."""
     pooled, per_image, sums, sum_squares = np.zeros(_BINS), [], [], 0.0
     start = 0
-    for cosines, bins in store.columns.blocks("cosines", "bins"):
+    for cosines, bins in neighbours.blocks("cosines", "bins"):
         rows = len(bins)
-        labels = is_outlier[start : start + rows].reshape(-1, *store.layout.grid)
-        ends = outlier_ends(labels)
+        ends = outlier_ends(is_outlier[start : start + rows])
         image, pair = np.nonzero(ends)
         weight, found = ends[image, pair].astype(np.float64), bins[image, pair]
         exact = cosines[image, pair].astype(np.float64)

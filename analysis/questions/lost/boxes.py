@@ -1,0 +1,100 @@
+"""What does LOST leave of each image? Boxes in patches, kept inside a pass over the images.
+
+Letters: b and n images, s settings, p patches of a grid (gh, gw), d channels.
+"""
+
+from collections.abc import Sequence
+
+import einops
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from regvit_jax.analysis.engine.question import Keep
+from regvit_jax.analysis.engine.subjects import Images
+from regvit_jax.analysis.questions.lost.lost import Lost, centred, lost
+from regvit_jax.analysis.questions.lost.options import Feature
+from regvit_jax.analysis.questions.lost.rules import Setting
+from regvit_jax.batches import Batch
+from regvit_jax.model import ViTTrace
+from regvit_jax.preprocess import Preprocess
+from regvit_jax.tokens import TokenLayout
+
+
+def patch_features(
+    trace: ViTTrace, layout: TokenLayout, layer: int, feature: Feature
+) -> Float[Array, "b p d"]:
+    """Queries, keys or values of a block's patches, heads side by side.
+
+    They are what the block's fused product gives, with its bias and before any scaling.
+    """
+    block = trace.blocks[layer]
+    if block is None:
+        raise ValueError(f"The trace has no block {layer}: it was left out by `layers`.")
+    by_head = getattr(block, feature)[:, :, layout.patches]
+    return einops.rearrange(by_head, "b k p e -> b p (k e)").astype(jnp.float32)
+
+
+def kept_boxes(
+    images: Images,
+    preprocess: Preprocess,
+    settings: Sequence[Setting],
+    centre_features: bool,
+    k: int,
+) -> Keep:
+    """Keeps the boxes in images of one shape.
+
+    Columns: "boxes", (s, 4), as (x0, y0, x1, y1), half-open, in patches; "seeds", (s), patches;
+    "in_mask", (s), whether the seed is in its mask.
+    """
+
+    def reduce(trace: ViTTrace, layout: TokenLayout) -> dict[str, Array]:
+        found = _lost(trace, layout, settings, centre_features, k)
+        return {
+            name: jnp.stack([getattr(one, name) for one in found], axis=1)
+            for name in ("boxes", "seeds", "in_mask")
+        }
+
+    key = ("lost", tuple(settings), centre_features, k)
+    blocks = tuple(setting.layer for setting in settings)
+    return Keep(key, images, preprocess, reduce, blocks=blocks, is_needed=False)
+
+
+def kept_masks(
+    images: Images,
+    preprocess: Preprocess,
+    settings: Sequence[Setting],
+    centre_features: bool,
+    k: int,
+) -> Keep:
+    """Keeps what figures show of images of one shape, by the first setting.
+
+    Columns: "mask" and "component", the seed's piece of it, (gh, gw); "pixels", (h, w, 3).
+    """
+    first = settings[:1]
+
+    def reduce(trace: ViTTrace, layout: TokenLayout) -> tuple[Array, Array]:
+        (found,) = _lost(trace, layout, first, centre_features, k)
+        return found.mask, found.component
+
+    def columns(batch: Batch, masks: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"mask": masks[0], "component": masks[1], "pixels": batch.pixels[..., :3]}
+
+    key, blocks = ("lost masks", *first, centre_features, k), (first[0].layer,)
+    return Keep(key, images, preprocess, reduce, columns, blocks=blocks, is_needed=False)
+
+
+def _lost(
+    trace: ViTTrace,
+    layout: TokenLayout,
+    settings: Sequence[Setting],
+    centre_features: bool,
+    k: int,
+) -> list[Lost]:
+    """What LOST finds with every setting."""
+    found = []
+    for setting in settings:
+        features = patch_features(trace, layout, setting.layer, setting.feature)
+        features = centred(features) if centre_features else features
+        found.append(lost(features, layout.grid, setting.gram_bias, k))
+    return found

@@ -1,0 +1,358 @@
+"""How large is each token in each layer? What is kept, measured and drawn for it."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from regvit_jax.analysis.comparing.epochs import training_runs
+from regvit_jax.analysis.engine.analysis import (
+    Analysis,
+    Asked,
+    Drawn,
+    Key,
+    Lead,
+    Measured,
+    Model,
+    Number,
+    Quantity,
+    Table,
+    Told,
+)
+from regvit_jax.analysis.engine.question import Keep, Kept, shown_pixels
+from regvit_jax.analysis.engine.subjects import Subject, choose_shown
+from regvit_jax.analysis.outliers.definitions import is_tautological
+from regvit_jax.analysis.outliers.labels import (
+    LABEL_QUANTITIES,
+    LAST,
+    TENSOR_LABELS,
+    WORDS,
+    labelled,
+)
+from regvit_jax.analysis.outliers.verdict import Verdict
+from regvit_jax.analysis.plotting.epochs import Curves, curves_figure
+from regvit_jax.analysis.questions.norms.figures import (
+    NormPanel,
+    ShownImage,
+    by_layer_figure,
+    histogram_figure,
+    low_tail_figure,
+    maps_figure,
+    positions_figure,
+)
+from regvit_jax.analysis.questions.norms.norms import (
+    QUANTILES,
+    NormColumns,
+    NormSummary,
+    creator,
+    kept_norms,
+    summarise,
+)
+from regvit_jax.analysis.questions.norms.options import NormsOptions
+from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate
+from regvit_jax.model import DeiT3
+
+BY_LAYER = Table(
+    "norms_by_layer",
+    "Norms by layer and kind of token",
+    ("layer", "kind"),
+    {
+        name: Quantity(title)
+        for name, title in {
+            "mean": "mean norm",
+            **{
+                name: f"{100 * level:g} % quantile of the norms"
+                for name, level in QUANTILES.items()
+            },
+            "max": "largest norm",
+        }.items()
+    },
+)
+OUTLIERS = Table(
+    "outliers",
+    "Definitions of an outlier side by side",
+    ("tensor", "definition"),
+    LABEL_QUANTITIES
+    | {
+        "share": LABEL_QUANTITIES["share"]._replace(is_compared=True),
+        "per_image": Quantity("outliers in an image, on average"),
+    },
+    on_page=True,
+    words=WORDS,
+)
+TESTS = Table(
+    "norm_tests",
+    "Tests that can fail",
+    ("tensor",),
+    {
+        "excess_kurtosis": Quantity("excess kurtosis of the norms"),
+        "max_over_median": Quantity("largest norm / median"),
+        "dip_all": Quantity("dip of all patches", on_page=False),
+        "dip_all_p": Quantity("dip test of all patches, p"),
+        "dip_upper_5_percent": Quantity("dip of the upper 5 %", on_page=False),
+        "dip_upper_5_percent_p": Quantity("dip test of the upper 5 %, p"),
+    },
+    on_page=True,
+    words=TENSOR_LABELS,
+)
+EXTREMES = Table(
+    "norm_extremes",
+    "Smallest and largest patches after the last block",
+    (),
+    {
+        "largest_over_median": Quantity(
+            "largest norm of an image / median, on average", is_compared=True
+        ),
+        "share_below_third": Quantity("patches below a third of the median norm", is_share=True),
+        "min_over_median": Quantity("smallest norm / median"),
+        "q02_over_median": Quantity("norm below which 2 % lie / median"),
+    },
+)
+
+
+class Summarised(NamedTuple):
+    """What figures are drawn from."""
+
+    summary: NormSummary
+    maps: dict[str, tuple[np.ndarray, np.ndarray]]
+    """Pixels and norm map (in medians) of the shown images, by name."""
+
+
+def keeps(subject: Subject, asked: Asked) -> dict[str, Keep]:
+    """The norms of every layer, and the pixels of the images that are shown."""
+    images = asked.images
+    shown = choose_shown(asked.options, images.source, images.indices)
+    return {
+        "norms": Keep(("norms",), images, subject.preprocess, kept_norms),
+        "shown": shown_pixels(images, subject.preprocess, shown),
+    }
+
+
+def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
+    """Norms by layer, outliers by definition, and the verdict."""
+    layout = DeiT3(subject.config).layout((1, *subject.preprocess.shape))
+    norms = NormColumns(kept["norms"], subject.config.depth + 2, layout)
+    bootstrap = asked.bootstrap(norms.num_images)
+    summary = summarise(norms, bootstrap)
+    numbers: dict[Key, Number] = {
+        (BY_LAYER.name, row.layer, row.kind, name): estimate
+        for row in summary.layers
+        for name, estimate in row.values.items()
+    }
+    numbers |= _outlier_numbers(norms, bootstrap)
+    numbers |= _test_numbers(summary)
+    numbers |= _extreme_numbers(norms, summary, bootstrap)
+    last, shown = norms.patches(-2), kept["shown"]
+    median, rows = np.median(last), np.searchsorted(kept["norms"].indices, shown.indices)
+    maps = {
+        asked.images.named(index): (pixels, last[row].reshape(layout.grid) / median)
+        for index, row, pixels in zip(
+            shown.indices.tolist(), rows, shown.read("pixels"), strict=True
+        )
+    }
+    verdict = (summary.verdict.answer, summary.verdict.reason)
+    return Measured(
+        *(norms.num_images, numbers, _facts(summary)),
+        verdict=verdict,
+        remarks=_remarks(summary),
+        drawn=Summarised(summary, maps),
+    )
+
+
+def _outlier_numbers(norms: NormColumns, bootstrap: Bootstrap) -> dict[Key, Number]:
+    """The outliers of every definition, by tensor."""
+    numbers: dict[Key, Number] = {}
+    for tensor, index in (("last", -2), ("normed", -1)):
+        for by in labelled(norms.patches(index), bootstrap):
+            place = (OUTLIERS.name, tensor, by.definition)
+            numbers |= {(*place, name): number for name, number in by.numbers.items()}
+            if tensor == LAST and not is_tautological(by.definition):
+                shares = by.is_outlier.mean(axis=1)[:, None]
+                resampled = bootstrap.resampled(shares, lambda means: means)[0]
+                numbers[*place, "share"] = Told(by.share, resampled)
+            per_image = by.share.value * norms.layout.num_patches
+            numbers[*place, "per_image"] = Estimate(per_image, norms.num_images)
+    return numbers
+
+
+def _test_numbers(summary: NormSummary) -> dict[Key, Number]:
+    return {
+        (TESTS.name, tensor, name): estimate
+        for tensor, tests in summary.tests.items()
+        for name, value in tests.items()
+        if (estimate := Estimate.of(value)) is not None
+    }
+
+
+def _extreme_numbers(
+    norms: NormColumns, summary: NormSummary, bootstrap: Bootstrap
+) -> dict[Key, Number]:
+    last, tail = norms.patches(-2), summary.low_tail
+    largest = (last.max(axis=1) / np.median(last))[:, None]
+    numbers: dict[str, Number] = {
+        "largest_over_median": bootstrap.resampled(largest, lambda means: means)[0],
+        "share_below_third": tail.share_below_third,
+        "min_over_median": Estimate(tail.min_over_median, norms.num_images),
+        "q02_over_median": Estimate(tail.q02_over_median, norms.num_images),
+    }
+    return {(EXTREMES.name, name): number for name, number in numbers.items()}
+
+
+def _facts(summary: NormSummary) -> dict[str, Any]:
+    return {
+        "grid": summary.grid,
+        "group": None if summary.group is None else summary.group._asdict(),
+        "strongest_layer": summary.verdict.strongest,
+        "verdict_by_layer": [
+            {"answer": v.answer, "reason": v.reason, "group": _group(v)} for v in summary.verdicts
+        ],
+        "emergence": summary.emergence,
+        "origin": summary.origin and [stage._asdict() for stage in summary.origin],
+        "map_of_the_smallest": summary.low_tail.map_q02,
+        "outlier_map": {"cut": summary.drawn_cut, "share_of_images": summary.map},
+    }
+
+
+def _group(verdict: Verdict) -> dict[str, Any] | None:
+    return None if verdict.group is None else verdict.group._asdict()
+
+
+def _remarks(summary: NormSummary) -> list[str]:
+    if summary.verdict.answer != "found" or summary.origin is None:
+        return []
+    made = creator(summary.origin)
+    words = {"attention": "attention", "mlp": "MLP"}[made.sublayer]
+    return [f"Most become large in the {words} of block {made.block} (from 0)."]
+
+
+def lead(options: NormsOptions) -> list[Lead]:
+    """Patches above the fixed thresholds, and the tail's extent."""
+    del options
+    return [
+        Lead((OUTLIERS.name, LAST, "3_x_median", "share"), "patches above 3 x the median norm"),
+        Lead((OUTLIERS.name, LAST, "mean_plus_3sd", "share"), "patches above mean + 3 sd"),
+        Lead((TESTS.name, LAST, "max_over_median"), "largest norm / median"),
+        Lead((EXTREMES.name, "share_below_third"), "patches below a third of the median norm"),
+        Lead((TESTS.name, LAST, "excess_kurtosis"), "excess kurtosis of the norms"),
+    ]
+
+
+def subjects(checkpoints: Sequence[Subject], asked: Asked) -> list[Subject]:
+    """The checkpoints, and one untrained model for each of their configurations."""
+    twins: dict[Any, Subject] = {}
+    for subject in checkpoints if asked.options.twin else ():
+        twins.setdefault((subject.config, subject.preprocess), subject.twin())
+    return [*checkpoints, *twins.values()]
+
+
+def figures(models: Sequence[Model], asked: Asked) -> list[Drawn]:
+    """By layer, histogram, maps, where small and large norms sit, and over training."""
+    del asked
+    panels = [
+        NormPanel(m.subject.title, m.measured.drawn.summary, m.subject.is_twin) for m in models
+    ]
+    drawn = [
+        Drawn(
+            "norms_by_layer",
+            "Token norms by layer",
+            "Bands: norms of the patches of all images; lines: medians over the images. "
+            "Norms are taken before the last LayerNorm.",
+            by_layer_figure(panels),
+        ),
+        Drawn(
+            "norms_histogram",
+            "Patch norms after the last block",
+            "All patches of all images, in units of the model's median. A percentile always "
+            "cuts off the same share; outliers need a group of their own.",
+            histogram_figure(panels),
+        ),
+        *_map_figures([model for model in models if not model.subject.is_twin]),
+        Drawn(
+            "norm_low_tail",
+            "Where small norms sit",
+            "Share of images in which the patch at this place has one of the model's 2 % smallest "
+            "norms after the last block. Evenly spread, every place would have 2 %.",
+            low_tail_figure(panels),
+        ),
+        *_training_figures(models),
+    ]
+    large = [p for p in panels if not p.is_twin and p.summary.emergence is not None]
+    if large:
+        drawn.append(
+            Drawn(
+                "norm_positions",
+                "Where and when large norms appear",
+                "Above: share of images whose patch at this place has a large norm. Below: share "
+                "of these patches that are as far from the median earlier; half a block is between "
+                "its attention and its MLP.",
+                positions_figure(large),
+            )
+        )
+    return drawn
+
+
+def _map_figures(checkpoints: Sequence[Model]) -> list[Drawn]:
+    found = [model.measured.drawn for model in checkpoints]
+    images = [
+        ShownImage(name, pixels, [each.maps[name][1] for each in found])
+        for name, (pixels, _) in found[0].maps.items()
+    ]
+    if not images:
+        return []
+    titles = [model.subject.title for model in checkpoints]
+    figure = maps_figure(images, titles, [each.summary.verdict.answer for each in found])
+    caption = "Norms of the patches after the last block, all panels on one scale."
+    return [Drawn("norm_maps", "Norm maps", caption, figure)]
+
+
+def _training_figures(models: Sequence[Model]) -> list[Drawn]:
+    """Outliers over the training of every run."""
+    runs = training_runs([model.subject for model in models])
+    if not runs:
+        return []
+    summaries = [model.measured.drawn.summary for model in models]
+
+    def curves(title: str, scale: float, value: Any) -> Curves:
+        return Curves(title, scale, {i: value(summary) for i, summary in enumerate(summaries)})
+
+    panels = [
+        curves("patches above 3 x\nthe median (%)", 100.0, lambda s: s.shares[LAST]["3_x_median"]),
+        curves("patches above\nmean + 3 sd (%)", 100.0, lambda s: s.shares[LAST]["mean_plus_3sd"]),
+        curves("largest norm /\nmedian", 1.0, lambda s: s.tests[LAST]["max_over_median"]),
+        curves("outlier tokens found\n(share of patches, %)", 100.0, _found_share),
+    ]
+    note = "patch norms after the last block, before the last LayerNorm"
+    return [
+        Drawn(
+            "norms_over_training",
+            "Outliers over training",
+            "Norms after the last block of every checkpoint of a run, with 95 % bands. The lowest "
+            "panel is 0 where the verdict is not that there are outlier tokens.",
+            curves_figure("Outliers over training", runs, panels, note),
+        )
+    ]
+
+
+def _found_share(summary: NormSummary) -> Estimate:
+    if summary.group is not None:
+        return summary.group.share
+    return Estimate(0.0, summary.num_images)
+
+
+ANALYSIS = Analysis(
+    name="norms",
+    heading="Token norms",
+    text="Outlier tokens are patches whose vectors are many times as long as the others'. They are "
+    "“found” here only if they form a group of their own: rare, far from the bulk, separated "
+    "from it by a valley, and further out than the pixels alone put them.",
+    verdict="outlier tokens",
+    per_image=("norm_maps",),
+    tables=(OUTLIERS, TESTS, EXTREMES, BY_LAYER),
+    keeps=keeps,
+    measure=measure,
+    lead=lead,
+    figures=figures,
+    subjects=subjects,
+    options=NormsOptions,
+    study_preprocess="similarity",
+)
