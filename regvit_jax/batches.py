@@ -56,6 +56,8 @@ class Batches:
         self.skip_unreadable = skip_unreadable
         self.skipped: list[str] = []
         """Messages of the images that were left out so far."""
+        self.skipped_indices: list[int] = []
+        """Places in the source of the same images."""
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
@@ -73,20 +75,22 @@ class Batches:
     def _rows(self) -> Iterator[tuple[UInt8[np.ndarray, "h w v"], int, int]]:
         """Pixels, label and index of each readable image, in order; at most two batches ahead."""
         ahead = 2 * self.batch_size
-        for future in run_ahead(self._read, map(int, self.indices), ahead, self.workers):
-            yield from self._result(future)
+        futures = run_ahead(self._read, map(int, self.indices), ahead, self.workers)
+        for index, future in zip(self.indices.tolist(), futures, strict=True):
+            yield from self._result(future, index)
 
     def _read(self, index: int):
         sample = self.source[index]
         return self.preprocess.pixels(sample.image), sample.label, index
 
-    def _result(self, future):
+    def _result(self, future, index: int):
         try:
             yield future.result()
         except InputError as error:
             if not self.skip_unreadable:
                 raise InputError(f"{error} {SKIP_ADVICE}") from None
             self.skipped.append(str(error))
+            self.skipped_indices.append(index)
 
     def _batch(self, rows) -> Batch:
         size = self.batch_size

@@ -56,7 +56,7 @@ class Table(NamedTuple):
     """Numbers of one shape: a row for each model and place on the axes."""
 
     name: str
-    """Of the CSV file, and the first part of its numbers' keys."""
+    """Names the CSV file, and stands first in the keys of the table's numbers."""
     title: str
     axes: tuple[str, ...]
     """What tells the rows of a model apart, such as "block" and "query"."""
@@ -78,7 +78,7 @@ class Drawn(NamedTuple):
     """A figure, and what is said of it."""
 
     name: str
-    """Of its files."""
+    """Names the PNG and SVG files."""
     title: str
     caption: str
     figure: Figure
@@ -89,7 +89,7 @@ class Asked:
     """What an analysis is asked about: options, and the images that they name."""
 
     options: Any
-    """Of the analysis's own class."""
+    """An instance of the analysis's `options` class."""
     images: Images
     """Those that the numbers are about."""
     training: Images | None = None
@@ -164,19 +164,19 @@ def all_models(subjects: Sequence[Subject], asked: Asked) -> Sequence[Subject]:
 
 
 def no_figures(models: Sequence[Model], asked: Asked) -> Sequence[Drawn]:
-    """Of an analysis that draws none."""
+    """No figures: the default."""
     del models, asked
     return ()
 
 
 def no_listings(models: Sequence[Model], asked: Asked) -> Sequence[Listing]:
-    """Of an analysis that lists nothing."""
+    """No listings: the default."""
     del models, asked
     return ()
 
 
 def no_facts(models: Sequence[Model], asked: Asked) -> Mapping[str, Any]:
-    """Of an analysis whose results.json says no more."""
+    """No further facts: the default."""
     del models, asked
     return {}
 
@@ -204,7 +204,7 @@ class Analysis:
     name: str
     """One word, of the command and the results."""
     heading: str
-    """Of its section on the page."""
+    """Heads the analysis's section on the page."""
     text: str
     """What it asks, in a sentence or two under the heading."""
     verdict: str = ""

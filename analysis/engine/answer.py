@@ -5,6 +5,7 @@ stopped, or that met an image it cannot read, leaves it there, and the same comm
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from regvit_jax.analysis.engine.columns import StoredColumns
-from regvit_jax.analysis.engine.passes import Pass, forecast, plan, run
+from regvit_jax.analysis.engine.passes import Load, Pass, forecast, plan, run
 from regvit_jax.analysis.engine.progress import Stages
 from regvit_jax.analysis.engine.question import Kept, Question
 from regvit_jax.analysis.engine.results import ResultFolder, has_results, plain, read_results
@@ -29,9 +30,8 @@ _KEPT = (
     "What is computed of the images before it is kept: the same command goes on there, with "
     "--skip-unreadable too."
 )
-
-
 WITHOUT = "What is done is kept; to go on without this analysis: --skip {}."
+"""Advice on one of several analyses that cannot be answered, with its name."""
 
 
 def answer(question: Question) -> dict[str, Any]:
@@ -121,10 +121,12 @@ def _measure_all(
     problems: Problems = {}
     for label in dict.fromkeys(work.subject.label for work in passes):
         stores: dict[str, StoredColumns] = {}
-        for work in passes:
-            if work.subject.label == label:
-                with stages.stage():
-                    stores |= _run(work, workspace)
+        works = [work for work in passes if work.subject.label == label]
+        load = functools.cache(functools.partial(works[0].subject.load, works[0].options.seed))
+        for work in works:
+            with stages.stage():
+                stores |= _run(work, workspace, load)
+        del load  # the network's memory is free before anything is measured
         for question in questions:
             for subject in question.subjects:
                 if subject.label != label:
@@ -145,9 +147,9 @@ def _measure_all(
     return entries, problems
 
 
-def _run(work: Pass, workspace: Path) -> Mapping[str, StoredColumns]:
+def _run(work: Pass, workspace: Path, load: Load) -> Mapping[str, StoredColumns]:
     try:
-        return run(work, workspace)
+        return run(work, workspace, load)
     except InputError as error:
         if any(workspace.glob("*/*.rows")):
             raise _Unreadable(f"{error} {_KEPT}") from error

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,12 @@ from regvit_jax.analysis.engine.results import plain
 from regvit_jax.analysis.engine.subjects import Images, Subject
 from regvit_jax.analysis.options import ImageOptions
 from regvit_jax.batches import Batch, Batches
-from regvit_jax.checkpoint import versions
+from regvit_jax.checkpoint import Params, versions
 from regvit_jax.errors import InputError
 from regvit_jax.model import DeiT3, ViTTrace
 from regvit_jax.tokens import TokenLayout
+
+Load = Callable[[], tuple[DeiT3, Params]]
 
 TIMED_BATCHES = 2
 """Measured for a forecast, after one that warms up."""
@@ -67,9 +69,13 @@ class Pass:
         depth = self.subject.config.depth
         return tuple(sorted({range(depth)[i] for blocks in named for i in blocks or ()}))
 
-    def extractor(self) -> Extractor:
-        """The compiled program that reduces a batch for all keeps."""
-        model, params = self.subject.load(self.options.seed)
+    def extractor(self, load: Load | None = None) -> Extractor:
+        """The compiled program that reduces a batch for all keeps.
+
+        Args:
+          load: Gives the network and its parameters, where several passes share them.
+        """
+        model, params = load() if load else self.subject.load(self.options.seed)
         if self.first.network is not DeiT3:
             model = self.first.network(model.config, model.dtype)
         keeps = self.keeps
@@ -128,12 +134,13 @@ def plan(questions: Sequence[Question]) -> tuple[list[Pass], dict[tuple[str, str
     return passes, folders
 
 
-def run(work: Pass, folder: Path) -> dict[str, StoredColumns]:
+def run(work: Pass, folder: Path, load: Load | None = None) -> dict[str, StoredColumns]:
     """The columns of a pass's keeps, by name; takes up what an earlier attempt left.
 
     Args:
       work: The pass.
       folder: Where the columns lie, each keep's in a folder of its name.
+      load: As for `Pass.extractor`; called only if there are images left.
 
     Raises:
       InputError: If an image cannot be read and is not to be left out, or if none can.
@@ -143,18 +150,19 @@ def run(work: Pass, folder: Path) -> dict[str, StoredColumns]:
     if len(left):
         batches = work.batches(left)
         known = {name: list(store.skipped) for name, store in stores.items()}
+        asked = {name: set(keep.images.indices.tolist()) for name, keep in work.keeps.items()}
         total = len(work.images.indices)
         try:
-            extracted = work.extractor()(batches)
+            extracted = work.extractor(load)(batches)
             label, done = work.title, total - len(left)
             for batch, reduced in track(extracted, total, label, _num_images, done):
                 _append(work, stores, batch, reduced)
                 for name, store in stores.items():
-                    store.skipped = list(dict.fromkeys(known[name] + batches.skipped))
+                    store.skipped = _messages(known[name], batches, asked[name])
                     store.save_now_and_then()
             for name, store in stores.items():
                 store.done = int(left[-1])
-                store.skipped = list(dict.fromkeys(known[name] + batches.skipped))
+                store.skipped = _messages(known[name], batches, asked[name])
         finally:
             for store in stores.values():
                 store.close()
@@ -163,6 +171,12 @@ def run(work: Pass, folder: Path) -> dict[str, StoredColumns]:
             count, source = len(keep.images.indices), keep.images.source.name
             raise InputError(f"None of the {count} images of {source} can be read.")
     return stores
+
+
+def _messages(known: list[str], batches: Batches, asked: set[int]) -> list[str]:
+    """Messages of the unreadable images that a keep asks for: those known before, then new ones."""
+    places = zip(batches.skipped_indices, batches.skipped, strict=True)
+    return list(dict.fromkeys([*known, *(message for i, message in places if i in asked)]))
 
 
 def _num_images(extracted: tuple[Batch, Any]) -> int:
@@ -235,7 +249,7 @@ def _folder(subject: Subject, keep: Keep, question: Question, weights: str) -> s
     options = question.options
     known = {
         "key": keep.key,
-        "made by": question.made_by,
+        "file_checksum": question.file_checksum,
         "weights": weights,
         "twin": options.seed if subject.is_twin else None,
         "images": options.contents_of(keep.images.place[1]),

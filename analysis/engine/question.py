@@ -98,7 +98,7 @@ class Question:
     """Writes figures and tables from the models' entries; returns what results.json says."""
     fits: bool = False
     """Whether measuring takes long enough to be a stage of its own."""
-    made_by: str = ""
+    file_checksum: str = ""
     """A checksum of the analysis's own file, where it is none of the tool's."""
 
     @property
@@ -108,5 +108,5 @@ class Question:
         Raises:
           InputError: If a checkpoint is none, or there are no images.
         """
-        own = {"analysis_file": self.made_by} if self.made_by else {}
+        own = {"analysis_file": self.file_checksum} if self.file_checksum else {}
         return self.options.configuration() | own

@@ -14,7 +14,6 @@ from jaxtyping import Int
 
 from regvit_jax.analysis.options import ImageOptions
 from regvit_jax.analysis.spoken import shown
-from regvit_jax.batches import Batches
 from regvit_jax.checkpoint import (
     MODEL_FOLDER,
     CheckpointInfo,
@@ -205,19 +204,6 @@ def choose_shown(
             )
         shown.append(found[0])
     return np.unique(np.array(shown))
-
-
-def open_batches(
-    options: ImageOptions, subject: Subject, source: Source, indices: Int[np.ndarray, " n"]
-) -> Batches:
-    """The chosen images as a model sees them."""
-    return Batches(
-        source,
-        subject.preprocess,
-        min(options.batch_size, len(indices)),
-        indices,
-        skip_unreadable=options.skip_unreadable,
-    )
 
 
 def images_json(source: Source, split: str, num_images: int, skipped: list[str]) -> dict[str, Any]:

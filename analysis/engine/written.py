@@ -28,13 +28,13 @@ from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate, Resamp
 from regvit_jax.checkpoint import versions
 
 
-def question(analysis: Analysis, options: ImageOptions, made_by: str = "") -> Question:
+def question(analysis: Analysis, options: ImageOptions, file_checksum: str = "") -> Question:
     """The question that an analysis asks with some options, its models and images opened.
 
     Args:
       analysis: The analysis.
       options: Of its class.
-      made_by: A checksum of its file, where it is none of the tool's.
+      file_checksum: A checksum of its file, where it is none of the tool's.
 
     Raises:
       InputError: If a checkpoint or the images cannot be opened, or cannot be measured so.
@@ -65,7 +65,7 @@ def question(analysis: Analysis, options: ImageOptions, made_by: str = "") -> Qu
         measure=measure,
         write=write,
         fits=analysis.fits,
-        made_by=made_by,
+        file_checksum=file_checksum,
     )
 
 

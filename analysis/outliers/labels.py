@@ -39,7 +39,7 @@ LABEL_QUANTITIES = {
     "num_normal": Quantity("patches that are no outliers", on_page=False),
     "num_outliers": Quantity("patches that are outliers, in all images", on_page=False),
 }
-"""Of every definition, in the tables of all analyses that use them."""
+"""Numbers of each definition of an outlier, for the tables of every analysis that uses them."""
 
 
 class Labelled(NamedTuple):
@@ -50,7 +50,7 @@ class Labelled(NamedTuple):
     """The norm above which a patch is an outlier."""
     is_outlier: Bool[np.ndarray, "n p"]
     share: Estimate
-    """Of the patches that are outliers."""
+    """Share of the patches that are outliers."""
 
     @property
     def num_outliers(self) -> int:

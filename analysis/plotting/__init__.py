@@ -19,6 +19,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter, LogFormatterMathtext
 
 from regvit_jax.analysis.spoken import shown
 
@@ -96,7 +97,16 @@ def figure_svg(figure: Figure) -> bytes:
 
 @contextlib.contextmanager
 def _named(figure: Figure) -> Iterator[None]:
-    """What names of files and models say is drawn as it is, or escaped; no font has all letters."""
+    """What names of files and models say is drawn as it is, or escaped; no font has all letters.
+
+    Since no text is mathematics then, powers of ten on logarithmic axes are plain numbers.
+    """
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
+                axis.set_major_formatter(LogFormatter())
+            if isinstance(axis.get_minor_formatter(), LogFormatterMathtext):
+                axis.set_minor_formatter(LogFormatter())
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         text.set_text(shown(text.get_text(), keep="\n").replace(_SHOWN, ""))
@@ -180,7 +190,7 @@ def outline_patches(axes: Axes, cells: Sequence[tuple[int, int]], scale: float =
 
 def row_label(axes: Axes, text: str) -> None:
     """A label left of a row of pictures, cut to what fits."""
-    text = shown(text)
+    text = shown(text, keep="\n")
     short = text if len(text) <= 24 else "…" + text[-23:]
     axes.set_ylabel(short, fontsize=7, rotation=90)
 

@@ -1,12 +1,16 @@
 """Does every image pass a network once, whatever is asked, and is nothing computed twice?"""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 
 from regvit_jax.analysis.engine import passes
+from regvit_jax.analysis.engine.answer import answer
 from regvit_jax.analysis.engine.passes import forecast, plan, run
 from regvit_jax.analysis.engine.question import Keep, Question, shown_pixels
-from regvit_jax.analysis.engine.subjects import open_images, open_subjects
+from regvit_jax.analysis.engine.subjects import Subject, open_images, open_subjects
 from regvit_jax.analysis.outliers.labels import patch_norms
 from regvit_jax.analysis.questions.norms.options import NormsOptions
 from regvit_jax.errors import InputError
@@ -148,9 +152,6 @@ def test_a_keep_that_came_later_gets_the_rows_it_lacks(options, tmp_path, monkey
 
 
 def test_images_that_cannot_be_read_are_named_and_counted(options, tmp_path, pictures):
-    import dataclasses
-    import shutil
-
     copy = tmp_path / "pictures"
     shutil.copytree(pictures, copy)
     broken = sorted(copy.rglob("*.png"))[3]
@@ -168,6 +169,51 @@ def test_images_that_cannot_be_read_are_named_and_counted(options, tmp_path, pic
         (store,) = run(work, tmp_path / "columns").values()
         assert store.num_rows == len(images.indices) - 1
         assert [broken.name in message for message in store.skipped] == [True]
+
+
+def test_a_question_hears_of_the_unreadable_images_that_it_asks_for(options, tmp_path, pictures):
+    copy = tmp_path / "pictures"
+    shutil.copytree(pictures, copy)
+    asked = dataclasses.replace(options, data=str(copy), num_images=0, skip_unreadable=True)
+    images = open_images(asked)
+    names = [images.source.file_names[i] for i in images.indices]
+    (copy / names[1]).write_bytes(b"no picture")
+    half = images.only(images.indices[: len(names) // 2])
+    rest = images.only(images.indices[len(names) // 2 :])
+    question = asking(
+        "one",
+        asked,
+        lambda s: {
+            "half": patch_norms(half, s.preprocess),
+            "rest": mean_tokens(rest, s.preprocess),
+        },
+    )
+    (work,), folders = plan([question])
+    stores = run(work, tmp_path / "columns")
+    label = question.subjects[0].label
+    assert len(stores[folders["one", label, "half"]].skipped) == 1
+    assert stores[folders["one", label, "rest"]].skipped == []
+
+
+def test_a_models_weights_are_read_once_for_all_its_passes(options, monkeypatch):
+    images = open_images(options)
+    first, second = images.only(images.indices[:4]), images.only(images.indices[4:8])
+
+    def keeps(subject):
+        squashed = dataclasses.replace(subject.preprocess, resize="squash")
+        return {
+            "a": patch_norms(first, subject.preprocess),
+            "b": patch_norms(second, squashed),
+        }
+
+    subjects = open_subjects(options, "similarity")
+    question = Question("norms", options, subjects, keeps, lambda *_: 1, lambda *_: {})
+    loaded = []
+    load = Subject.load
+    monkeypatch.setattr(Subject, "load", lambda *given: loaded.append(1) or load(*given))
+    assert len(plan([question])[0]) == 2
+    answer(question)
+    assert loaded == [1]
 
 
 def test_a_forecast_says_what_a_pass_takes(options, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from regvit_jax.analysis.comparing.epochs import Run
 from regvit_jax.analysis.outliers.labels import Labelled
-from regvit_jax.analysis.plotting import round_up, save_figure
+from regvit_jax.analysis.plotting import new_figure, round_up, row_label, save_figure
 from regvit_jax.analysis.plotting.epochs import Curves, curves_figure
 from regvit_jax.analysis.plotting.training import TrainingCurve, training_figure
 from regvit_jax.analysis.questions.attention.figures import (
@@ -207,3 +207,23 @@ def test_curves_over_training_lie_in_their_panels_with_their_bands():
     assert [line.get_xdata().tolist() for line in other.get_lines()] == [[10, 20]]
     assert other.yaxis.get_offset_text().get_text() == ""
     assert figure.axes[-1].get_xlabel() == "training step"
+
+
+def test_numbers_on_logarithmic_axes_are_no_formulas(panel, tmp_path):
+    figure = histogram_figure([panel])
+    save_figure(figure, tmp_path, "histogram")
+    labels = [
+        label.get_text()
+        for axes in figure.axes
+        for label in (*axes.get_xticklabels(which="both"), *axes.get_yticklabels(which="both"))
+    ]
+    assert {"1", "10", "100"} <= set(labels)
+    assert not any("$" in label or "\\" in label for label in labels)
+
+
+def test_the_label_of_a_row_may_have_two_lines():
+    axes = new_figure(2.0, 2.0, "rows").add_subplot()
+    row_label(axes, "reg4\n(4 registers)")
+    assert axes.get_ylabel() == "reg4\n(4 registers)"
+    row_label(axes, "a\x07b")
+    assert axes.get_ylabel() == "a\\x07b"
