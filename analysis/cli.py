@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from regvit_jax.analysis.engine.stopping import stoppable
 from regvit_jax.analysis.options import AllOptions, CompareOptions, ReportOptions, RunOptions
 from regvit_jax.analysis.questions import analysis_of, known
 from regvit_jax.analysis.spoken import shown
+from regvit_jax.analysis.stopping import stoppable
 from regvit_jax.console import VERSION_HINT, run
 from regvit_jax.errors import InputError
 from regvit_jax.repeated import gathered

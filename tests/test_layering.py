@@ -147,3 +147,18 @@ def test_modules_do_not_import_one_another_in_a_circle(room):
         graphlib.TopologicalSorter(imports).prepare()
     except graphlib.CycleError as error:
         pytest.fail(f"A circle of imports: {' <- '.join(error.args[1])}")
+
+
+def test_the_rooms_of_analysis_do_not_depend_on_one_another_in_a_circle():
+    folder = ROOT / "analysis"
+    rooms = {path.parent.name for path in folder.glob("*/__init__.py")}
+    assert {"engine", "statistics", "outliers", "questions", "report"} <= rooms
+    imports = {}
+    for room in rooms:
+        names = [name for path in (folder / room).rglob("*.py") for name in imported(path)]
+        parts = [name.split(".") for name in names if name.startswith(f"{LIBRARY}.analysis.")]
+        imports[room] = {part[2] for part in parts} & (rooms - {room})
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"Rooms that depend on one another: {' <- '.join(error.args[1])}")

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from regvit_jax.analysis.comparing.epochs import run_folder
-from regvit_jax.analysis.report.tables import number, percent
+from regvit_jax.analysis.engine.epochs import run_folder
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 from regvit_jax.data import EMBEDDED
 
@@ -178,12 +177,12 @@ def images(results: Json) -> str:
 
 def in_percent(name: str, found: Estimate | None, unit: str = "%") -> str:
     """A share as a reader sees it: "share: 2.03 [1.48, 2.58] %, n 40"."""
-    return _written(name, percent(found, 2), found, f" {unit}")
+    return _written(name, found, 2, 100.0, f" {unit}")
 
 
 def in_units(name: str, found: Estimate | None, digits: int = 3) -> str:
     """A number as a reader sees it."""
-    return _written(name, number(found, digits), found, "")
+    return _written(name, found, digits, 1.0, "")
 
 
 def _short(path: Path) -> str:
@@ -191,10 +190,10 @@ def _short(path: Path) -> str:
     return "/".join(path.parts[-2:]) if path.name in _PARTS else path.name
 
 
-def _written(name: str, text: str, found: Estimate | None, unit: str) -> str:
+def _written(name: str, found: Estimate | None, digits: int, scale: float, unit: str) -> str:
     if found is None:
         return f"{name}: not measured"
-    return f"{name}: {text}{unit}" + (f", n {found.n}" if found.n else "")
+    return f"{name}: {found.text(digits, scale)}{unit}" + (f", n {found.n}" if found.n else "")
 
 
 def _turned(pair: Pair) -> Pair:

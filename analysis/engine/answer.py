@@ -17,10 +17,10 @@ from typing import Any
 
 from regvit_jax.analysis.engine.columns import StoredColumns
 from regvit_jax.analysis.engine.passes import Load, Pass, forecast, plan, run
-from regvit_jax.analysis.engine.progress import Stages
 from regvit_jax.analysis.engine.question import Kept, Question
 from regvit_jax.analysis.engine.results import ResultFolder, has_results, plain, read_results
 from regvit_jax.analysis.engine.subjects import Subject
+from regvit_jax.analysis.progress import Stages
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 from regvit_jax.checkpoint import versions
 from regvit_jax.errors import InputError

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import UInt8
 
-from regvit_jax.analysis.engine.stopping import check
+from regvit_jax.analysis.stopping import check
 from regvit_jax.batches import Batch, Batches
 from regvit_jax.checkpoint import Params
 from regvit_jax.chunks import chunk_size, map_chunks

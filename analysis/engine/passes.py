@@ -20,11 +20,11 @@ from jaxtyping import Bool, Int
 from regvit_jax.analysis.engine.columns import INDEX, LABEL, StoredColumns
 from regvit_jax.analysis.engine.extract import Extractor
 from regvit_jax.analysis.engine.identity import weights_of
-from regvit_jax.analysis.engine.progress import clock, track
 from regvit_jax.analysis.engine.question import Keep, Question
 from regvit_jax.analysis.engine.results import plain
 from regvit_jax.analysis.engine.subjects import Images, Subject
 from regvit_jax.analysis.options import ImageOptions
+from regvit_jax.analysis.progress import clock, track
 from regvit_jax.batches import Batch, Batches
 from regvit_jax.checkpoint import Params, versions
 from regvit_jax.errors import InputError

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from regvit_jax.analysis.comparing.pairs import compared_pairs
 from regvit_jax.analysis.engine.analysis import (
     Analysis,
     Asked,
@@ -14,6 +13,7 @@ from regvit_jax.analysis.engine.analysis import (
     Table,
     Told,
 )
+from regvit_jax.analysis.engine.pairs import compared_pairs
 from regvit_jax.analysis.engine.question import Kept, Question
 from regvit_jax.analysis.engine.results import (
     FigureFile,

@@ -6,7 +6,6 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from regvit_jax.analysis.comparing.epochs import Run
 from regvit_jax.analysis.plotting import (
     LINE_STYLES,
     SERIES,
@@ -19,6 +18,18 @@ from regvit_jax.analysis.statistics.bootstrap import Estimate
 
 _LEAST = 0.06
 """Per cent; the axis of shares that are all zero ends at 1."""
+
+
+class Run(NamedTuple):
+    """Some checkpoints of one training run."""
+
+    label: str
+    unit: str
+    """"step", or "epoch" (counted from 1) where no step is known."""
+    places: list[int]
+    """How far each checkpoint is, rising."""
+    members: list[int]
+    """Which of the subjects they are."""
 
 
 class Curves(NamedTuple):

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from regvit_jax.analysis.engine.progress import track
-from regvit_jax.analysis.engine.stopping import check
+from regvit_jax.analysis.progress import track
+from regvit_jax.analysis.stopping import check
 from regvit_jax.errors import InputError
 from regvit_jax.npz import read_npz
 from regvit_jax.whole import appearing

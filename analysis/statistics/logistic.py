@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from regvit_jax.analysis.engine.stopping import check
+from regvit_jax.analysis.stopping import check
 
 HISTORY = 8
 """Past steps that L-BFGS remembers."""

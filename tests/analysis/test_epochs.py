@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from regvit_jax.analysis.comparing.epochs import training_runs
+from regvit_jax.analysis.engine.epochs import training_runs
 from regvit_jax.analysis.engine.subjects import Subject
 from regvit_jax.checkpoint import CheckpointInfo
 from regvit_jax.config import ViTConfig

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from regvit_jax import ViTConfig
-from regvit_jax.analysis.comparing.pairs import compared_pairs
+from regvit_jax.analysis.engine.pairs import compared_pairs
 from regvit_jax.analysis.engine.subjects import Subject
 from regvit_jax.checkpoint import CheckpointInfo
 from regvit_jax.preprocess import Preprocess

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from regvit_jax.analysis.comparing.epochs import Run
 from regvit_jax.analysis.outliers.labels import Labelled
 from regvit_jax.analysis.plotting import new_figure, round_up, row_label, save_figure
-from regvit_jax.analysis.plotting.epochs import Curves, curves_figure
+from regvit_jax.analysis.plotting.epochs import Curves, Run, curves_figure
 from regvit_jax.analysis.plotting.training import TrainingCurve, training_figure
 from regvit_jax.analysis.questions.attention.figures import (
     ShownAttention,

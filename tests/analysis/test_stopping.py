@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from regvit_jax.analysis.engine import extract, passes, stopping
+from regvit_jax.analysis import stopping
+from regvit_jax.analysis.engine import extract, passes
 from regvit_jax.analysis.statistics import fit, logistic
 from regvit_jax.interrupt import Interrupted
 from tests.analysis.conftest import write_pictures

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from regvit_jax.analysis.comparing.epochs import training_runs
 from regvit_jax.analysis.engine.analysis import Asked, Drawn, Model
+from regvit_jax.analysis.engine.epochs import training_runs
 from regvit_jax.analysis.plotting.epochs import Curves, curves_figure
 from regvit_jax.analysis.questions.attention.attention import (
     COMPARED_DEFINITION,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from regvit_jax.analysis.engine.stopping import check
+from regvit_jax.analysis.stopping import check
 from regvit_jax.batches import SKIP_ADVICE
 from regvit_jax.errors import InputError
 from regvit_jax.image_folder import FolderSource

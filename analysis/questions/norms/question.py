@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from regvit_jax.analysis.comparing.epochs import training_runs
 from regvit_jax.analysis.engine.analysis import (
     Analysis,
     Asked,
@@ -19,6 +18,7 @@ from regvit_jax.analysis.engine.analysis import (
     Table,
     Told,
 )
+from regvit_jax.analysis.engine.epochs import training_runs
 from regvit_jax.analysis.engine.question import Keep, Kept, shown_pixels
 from regvit_jax.analysis.engine.subjects import Subject, choose_shown
 from regvit_jax.analysis.outliers.definitions import is_tautological

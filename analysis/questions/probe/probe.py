@@ -16,13 +16,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from regvit_jax.analysis.engine.stopping import check
 from regvit_jax.analysis.outliers.definitions import is_above, thresholds
 from regvit_jax.analysis.outliers.verdict import Verdict, judge
 from regvit_jax.analysis.questions.probe.tokens import NORMAL, OUTLIER, TokenStore, WithoutOutlier
 from regvit_jax.analysis.statistics import logistic
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate
 from regvit_jax.analysis.statistics.neighbours import vote
+from regvit_jax.analysis.stopping import check
 
 HELD_OUT = 0.1
 """Share of the training images that the strength and the number of neighbours are chosen on."""

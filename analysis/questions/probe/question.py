@@ -22,10 +22,10 @@ from regvit_jax.analysis.engine.analysis import (
     Table,
 )
 from regvit_jax.analysis.engine.parts import open_labelled_parts
-from regvit_jax.analysis.engine.progress import track
 from regvit_jax.analysis.engine.question import Keep, Kept
 from regvit_jax.analysis.engine.subjects import Subject
 from regvit_jax.analysis.outliers.labels import patch_norms
+from regvit_jax.analysis.progress import track
 from regvit_jax.analysis.questions.probe.figures import (
     ProbePanel,
     accuracy_figure,

@@ -24,7 +24,6 @@ import numpy as np
 from jaxtyping import Float
 
 from regvit_jax.analysis.engine.columns import Columns, StoredColumns
-from regvit_jax.analysis.engine.stopping import check
 from regvit_jax.analysis.outliers.labels import Labelled, labelled
 from regvit_jax.analysis.questions.reconstruction.matching import (
     Matching,
@@ -40,6 +39,7 @@ from regvit_jax.analysis.questions.reconstruction.probes import (
     normalised_patches,
 )
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Resampled
+from regvit_jax.analysis.stopping import check
 from regvit_jax.preprocess import Preprocess
 
 SPACES = ("normalised", "rgb")

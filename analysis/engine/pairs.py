@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Hashable, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
-from regvit_jax.analysis.comparing.epochs import place_in_run
+from regvit_jax.analysis.engine.epochs import place_in_run
 from regvit_jax.analysis.engine.subjects import Subject
 
 

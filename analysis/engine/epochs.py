@@ -7,24 +7,13 @@ configurations are equal belong to one run.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from regvit_jax.analysis.engine.subjects import Subject
+from regvit_jax.analysis.plotting.epochs import Run
 
 _WITHIN_A_RUN = ("epochs", "model", "best", "ema")
 """Folders of a training run in which it keeps checkpoints (`train/rundir.py`)."""
-
-
-class Run(NamedTuple):
-    """Some checkpoints of one training run."""
-
-    label: str
-    unit: str
-    """"step", or "epoch" (counted from 1) where no step is known."""
-    places: list[int]
-    """How far each checkpoint is, rising."""
-    members: list[int]
-    """Which of the subjects they are."""
 
 
 def training_runs(subjects: Sequence[Subject]) -> list[Run]:
