@@ -6,7 +6,8 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from regvit_jax.analysis.plotting import SERIES, is_leftmost, new_figure, styled
+from regvit_jax.analysis.plotting import is_leftmost, new_figure, styled
+from regvit_jax.analysis.plotting.palette import SERIES
 from regvit_jax.analysis.statistics.bootstrap import MIN_IMAGES, ZERO, Estimate
 
 _COLUMNS = 2

@@ -6,14 +6,8 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from regvit_jax.analysis.plotting import (
-    LINE_STYLES,
-    SERIES,
-    legend_below,
-    new_figure,
-    series_name,
-    styled,
-)
+from regvit_jax.analysis.plotting import LINE_STYLES, legend_below, new_figure, series_name, styled
+from regvit_jax.analysis.plotting.palette import SERIES
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 
 _LEAST = 0.06

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from regvit_jax.analysis.plotting import SERIES, new_figure, series_name, styled
+from regvit_jax.analysis.plotting import new_figure, series_name, styled
+from regvit_jax.analysis.plotting.palette import SERIES
 
 _SMOOTHING = 0.03  # of the log's length
 

@@ -9,12 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from regvit_jax.analysis.plotting import (
-    BLACK,
-    BLUE,
-    GREEN,
     LINE_STYLES,
-    SERIES,
-    VERMILION,
     legend_below,
     new_figure,
     round_up,
@@ -24,6 +19,7 @@ from regvit_jax.analysis.plotting import (
     show_map,
     styled,
 )
+from regvit_jax.analysis.plotting.palette import BLACK, BLUE, GREEN, SERIES, VERMILION
 from regvit_jax.analysis.questions.attention.attention import AttentionSummary
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 

@@ -11,12 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from regvit_jax.analysis.plotting import (
-    BLACK,
     LINE_STYLES,
-    SERIES,
-    SKY,
-    VERMILION,
-    YELLOW,
     hide_ticks,
     legend_below,
     new_figure,
@@ -24,6 +19,7 @@ from regvit_jax.analysis.plotting import (
     series_name,
     styled,
 )
+from regvit_jax.analysis.plotting.palette import BLACK, SERIES, SKY, VERMILION, YELLOW
 from regvit_jax.analysis.questions.lost.rules import Setting
 from regvit_jax.analysis.questions.lost.scores import Scene
 from regvit_jax.analysis.statistics.bootstrap import Estimate

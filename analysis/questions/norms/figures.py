@@ -10,14 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from regvit_jax.analysis.plotting import (
-    BLACK,
-    BLUE,
-    GREEN,
     LINE_STYLES,
-    ORANGE,
-    PURPLE,
-    SERIES,
-    VERMILION,
     is_leftmost,
     legend_below,
     new_figure,
@@ -28,6 +21,15 @@ from regvit_jax.analysis.plotting import (
     show_image,
     show_map,
     styled,
+)
+from regvit_jax.analysis.plotting.palette import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SERIES,
+    VERMILION,
 )
 from regvit_jax.analysis.questions.norms.norms import NORMED, NormSummary
 

@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 
 from regvit_jax.analysis.plotting import (
     LINE_STYLES,
-    SERIES,
     is_leftmost,
     legend_below,
     new_figure,
     series_name,
     styled,
 )
+from regvit_jax.analysis.plotting.palette import SERIES
 from regvit_jax.analysis.questions.probe.probe import KindResult
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 

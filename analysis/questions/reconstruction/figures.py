@@ -10,9 +10,6 @@ from matplotlib.figure import Figure
 from regvit_jax.analysis.outliers.definitions import is_above
 from regvit_jax.analysis.outliers.labels import DEFINITION_LABELS
 from regvit_jax.analysis.plotting import (
-    BLUE,
-    SKY,
-    VERMILION,
     new_figure,
     outline_patches,
     round_up,
@@ -21,6 +18,7 @@ from regvit_jax.analysis.plotting import (
     show_map,
     styled,
 )
+from regvit_jax.analysis.plotting.palette import BLUE, SKY, VERMILION
 from regvit_jax.analysis.questions.reconstruction.pictures import ShownReconstruction
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 

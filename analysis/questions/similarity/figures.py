@@ -8,16 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from regvit_jax.analysis.outliers.labels import DEFINITION_LABELS
-from regvit_jax.analysis.plotting import (
-    BLACK,
-    BLUE,
-    VERMILION,
-    is_leftmost,
-    legend_below,
-    new_figure,
-    round_up,
-    styled,
-)
+from regvit_jax.analysis.plotting import is_leftmost, legend_below, new_figure, round_up, styled
+from regvit_jax.analysis.plotting.palette import BLACK, BLUE, VERMILION
 from regvit_jax.analysis.questions.similarity.similarity import DENSITY_AT, GROUPS, Similarities
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 
