@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from regvit_jax import checkpoint
 from regvit_jax.checkpoint import flatten
 from regvit_jax.errors import InputError
 from regvit_jax.train.hosts_config import HostsConfig
+from regvit_jax.train.peers import STATUS
 
 # Float32 sums in another order, five steps of AdamW at 1e-3; measured 2.4e-7.
 ATOL = 5e-6
@@ -28,19 +30,25 @@ from regvit_jax.train.hosts import join
 from regvit_jax.train.hosts_config import HostsConfig
 from regvit_jax.train.loop import train
 from regvit_jax.train.recipe import Recipe
-import json
-out, recipe, coordinator, process = sys.argv[1:]
+import json, os, signal
+from regvit_jax.train import loop
+out, recipe, coordinator, process, last_step = sys.argv[1:]
+def take_step(passage, take=loop._Passage._take_step):
+    take(passage)
+    if passage.step == int(last_step or -1):
+        os.kill(os.getpid(), signal.SIGKILL)
+loop._Passage._take_step = take_step
 if coordinator:
     join(HostsConfig(coordinator=coordinator, num_processes=2, process_id=int(process)))
 train(Recipe.from_json(json.loads(recipe)), Path(out))
 """
 
 
-def start(out, recipe, devices, coordinator="", process=0):
-    """A process that trains on some virtual devices."""
+def start(out, recipe, devices, coordinator="", process=0, last_step=""):
+    """A process that trains on some virtual devices, and may be killed after a step."""
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    arguments = [str(out), json.dumps(recipe.to_json()), coordinator, str(process)]
+    arguments = [str(out), json.dumps(recipe.to_json()), coordinator, str(process), last_step]
     return subprocess.Popen(
         [sys.executable, "-c", MAIN, *arguments],
         env=environment,
@@ -67,13 +75,17 @@ def recipe(recipe, change):
     )
 
 
+def free_address():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
+
+
 @pytest.fixture(scope="module")
 def runs(recipe, tmp_path_factory):
     """Parameters after five steps, by how they were computed."""
     folder = tmp_path_factory.mktemp("hosts")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = free_address()
     processes = {
         "1 device": [start(folder / "one", recipe, 1)],
         "8 devices": [start(folder / "eight", recipe, 8)],
@@ -85,13 +97,16 @@ def runs(recipe, tmp_path_factory):
             for process in group:
                 text, _ = process.communicate(timeout=TIMEOUT)
                 assert process.returncode == 0, text
-            metrics = checkpoint.read_info(folder / out).metrics
-            found[name] = (flatten(checkpoint.load(folder / out)[1]), metrics)
+            found[name] = result(folder / out)
     finally:
         for process in itertools.chain(*processes.values()):
             process.kill()
             process.communicate()
     return found
+
+
+def result(out):
+    return flatten(checkpoint.load(out)[1]), checkpoint.read_info(out).metrics
 
 
 @pytest.mark.parametrize("name", ["8 devices", "2 x 2"])
@@ -104,6 +119,26 @@ def test_the_parameters_after_five_steps_are_the_same(runs, name):
 
 def test_every_image_is_evaluated_once(runs):
     assert {metrics["top1"]["n"] for _, metrics in runs.values()} == {30}
+
+
+def test_a_run_that_lost_a_process_says_so_and_ends_as_if_it_had_not(
+    recipe, change, runs, tmp_path
+):
+    recipe, out, address = change(recipe, save_steps=1), tmp_path / "two", free_address()
+    lives = [start(out, recipe, 2, address, i, last_step="3" if i else "") for i in range(2)]
+    said = [process.communicate(timeout=TIMEOUT)[0] for process in lives]
+    assert lives[1].returncode == -signal.SIGKILL
+    assert lives[0].returncode == STATUS, said[0]
+    assert "Process 1 is gone" in said[0]
+    assert not (out / "model").exists()
+    address = free_address()
+    lives = [start(out, recipe, 2, address, i) for i in range(2)]
+    said = [process.communicate(timeout=TIMEOUT)[0] for process in lives]
+    assert [process.returncode for process in lives] == [0, 0], said
+    found, expected = result(out)[0], runs["2 x 2"][0]
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_array_equal(found[key], value, err_msg=key)
 
 
 def test_a_cluster_that_is_half_described_is_refused():
