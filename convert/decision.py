@@ -15,7 +15,8 @@ from regvit_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 _USUAL = "the usual of such models"
 
 _LIKE_TIPS = ("dinov2", "timm-dinov2")
-"""Families whose names TIPS has in files of NumPy's."""
+"""Families whose names TIPS has in files of NumPy's, or on a prefix of its own."""
+_TIPS_PREFIX = "vision_encoder."
 
 _POOLINGS = {"token": "cls", "": "cls", "avg": "patches"}
 """By timm's names."""
@@ -85,7 +86,8 @@ def decide(weights: Weights, label: str, family: str | None, choices: Choices) -
     """
     grid = {"grid": choices.grid} if choices.grid else {}
     plain = recognise(weights.tensors, family, grid)
-    if family is None and weights.format == NPZ and plain.family in _LIKE_TIPS:
+    is_tips = weights.format == NPZ or weights.prefix == _TIPS_PREFIX
+    if family is None and is_tips and plain.family in _LIKE_TIPS:
         plain = recognise(weights.tensors, "tips", grid)
     plain.check(label, heads=False)
     known, heads, assumed = _network(weights, plain, choices, label)
@@ -99,6 +101,10 @@ def decide(weights: Weights, label: str, family: str | None, choices: Choices) -
     if match.family in ("timm", "deit1") and reads_cls and "pooling" not in weights.facts:
         text = "a head that reads CLS"
         assumed.append(Assumed("input of the head", "CLS", "", text, _USUAL))
+    if _may_norm_after_layers(match) and "architecture_heads" not in weights.facts:
+        why = "timm's rpn models, whose norms come after, have tensors of the same names"
+        text = "norms before attention and MLP"
+        assumed.append(Assumed("place of the norms", "before", "", text, why))
     if family is None and match.family == "dino" and not match.dropped:
         why = "MAE's and augreg's tensors have the same names"
         assumed.append(Assumed("family", "dino", "--family", "a headless ViT is DINO's", why))
@@ -112,6 +118,13 @@ def decide(weights: Weights, label: str, family: str | None, choices: Choices) -
             del used["class_names_of_training"]
     class_names = names.value if names else ()
     return Decision(match, preprocess, class_names, heads + more + assumed, used, left_out)
+
+
+def _may_norm_after_layers(match: Match) -> bool:
+    """Whether the tensors are also those of a timm model with res-post-norm blocks."""
+    config = match.config
+    is_timm = match.family in ("timm", "timm-gap")
+    return is_timm and not config.class_token and not config.qkv_bias
 
 
 def _used(facts: Facts, choices: Choices) -> dict[str, str]:
@@ -137,10 +150,9 @@ def tell(assumed: list[Assumed]) -> str:
         return ""
     whys = list(dict.fromkeys(item.why for item in assumed))
     options = list(dict.fromkeys(item.option for item in assumed if item.option))
-    return (
-        f"Assumed: {', '.join(item.text for item in assumed)} (nothing in the file says them: "
-        f"{'; '.join(whys)}; set with {', '.join(options)})."
-    )
+    how = f"; set with {', '.join(options)}" if options else ""
+    texts = ", ".join(item.text for item in assumed)
+    return f"Assumed: {texts} (nothing in the file says them: {'; '.join(whys)}{how})."
 
 
 def _network(

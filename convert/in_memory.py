@@ -128,6 +128,11 @@ def _facts(module: Any) -> Facts:
     found: Facts = {}
     for part in module.modules():
         kind = type(part).__name__
+        if kind == "ResPostBlock":
+            raise InputError(
+                "The PyTorch model has blocks whose norms come after attention and MLP (timm's rpn "
+                "models); ours come before. No model of ours equals it."
+            )
         if isinstance(getattr(part, "num_heads", None), int):
             found.setdefault("num_heads", Fact(part.num_heads, f"the model: {kind}.num_heads"))
         if kind in ("LayerNorm", "RmsNorm", "RMSNorm") and isinstance(part.eps, float):

@@ -6,8 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from regvit_jax import InputError, load, save
+from regvit_jax import InputError, ViTConfig, load, save
 from regvit_jax.convert import from_torch
+from regvit_jax.convert.dialects import DIALECTS
+from regvit_jax.convert.rules import rules
 
 
 def logits_of(torch, model, images):
@@ -46,6 +48,34 @@ def test_a_state_dict_in_half_precision_on_a_prefix(torch, tiny_vit):
     assert (model.config.num_registers, info.source["prefix"]) == (2, "backbone.")
     expected = state["backbone.reg_token"].float().numpy()
     np.testing.assert_array_equal(params["reg_tokens"], expected)
+
+
+@pytest.mark.parametrize(("prefix", "family"), [("vision_encoder.", "tips"), ("", "dinov2")])
+def test_tips_is_told_by_its_prefix(prefix, family, as_family_has_it):
+    """Its names are DINOv2's, its pixels are not: no mean is taken away."""
+    config = as_family_has_it(ViTConfig(24, 1, 3, 8, 32, num_registers=1), "tips")
+    state = {
+        prefix + name: np.zeros(shape, np.float32)
+        for rule in rules(DIALECTS["tips"], config)
+        for name, shape in rule.their_shapes().items()
+    }
+    info = from_torch(state | {f"{prefix}mask_token": np.zeros((1, 24))}, num_heads=3).info
+    assert info.source["family"] == family
+    assert (info.preprocess.mean == (0.0, 0.0, 0.0)) == (family == "tips")
+
+
+def test_norms_after_the_layers_are_refused_where_seen_and_otherwise_assumed_not_to_be(tiny_vit):
+    """timm's rpn models have tensors of the same names and shapes as those with norms before."""
+    from timm.models.vision_transformer import ResPostBlock
+
+    rpn = {"class_token": False, "global_pool": "avg", "qkv_bias": False, "fc_norm": False}
+    theirs = tiny_vit(0, **rpn, block_fn=ResPostBlock)
+    with pytest.raises(InputError, match="norms come after"):
+        from_torch(theirs)
+    assumed = from_torch(theirs.state_dict(), num_heads=3).info.source["assumed"]
+    assert "norms before attention and MLP" in {item["text"] for item in assumed}
+    common = from_torch(tiny_vit(4).state_dict(), num_heads=3).info.source["assumed"]
+    assert "norms before attention and MLP" not in {item["text"] for item in common}
 
 
 IN_MEMORY = {
