@@ -21,7 +21,8 @@ class ImageOptions:
     """Place of the analysis among the others: on the page, in the help, in `all`."""
 
     checkpoint: tuple[Path, ...]
-    """Checkpoint directories or training runs; all are analysed on the same images."""
+    """Checkpoint directories, training runs, or models that come with the package (organism-reg0,
+    organism-reg4); all are analysed on the same images."""
     data: str
     """A folder of images or of class folders, a VOC root, a data set of TensorFlow Datasets that is
     prepared (cifar10, voc/2007, name@folder, or its folder), or an embedded one
@@ -142,7 +143,8 @@ class AllOptions:
     """
 
     checkpoint: tuple[Path, ...]
-    """Checkpoint directories or training runs; all are analysed on the same images."""
+    """Checkpoint directories, training runs, or models that come with the package (organism-reg0,
+    organism-reg4); all are analysed on the same images."""
     data: str
     """As for every analysis: a folder, a VOC root, a prepared or an embedded data set, images."""
     out: Path

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from regvit_jax.convert.dialects import DIALECTS, ExportFamily
 from regvit_jax.convert.published import PUBLISHED, Published
 from regvit_jax.convert.references import library_of
+from regvit_jax.shipped import MODELS
 
 _HEADER = ("family", "models", "registers", "published at", "licence", "export", "verified with")
 
@@ -21,7 +22,7 @@ def to_markdown() -> str:
 
 
 def to_text() -> str:
-    """One paragraph a family."""
+    """One paragraph a family, and the models that need no import."""
     commands = dict(_commands())
     parts = []
     for item in PUBLISHED:
@@ -31,6 +32,8 @@ def to_text() -> str:
         lines += [f"  {name:14} {value}" for name, value in cells.items()]
         lines.append(f"  {'command':14} regvit-convert import {commands[family]} {family}")
         parts.append("\n".join(lines))
+    shipped = [f"  {name:14} {what}" for name, what in MODELS.items()]
+    parts.append("\n".join(["Come with regvit_jax, to be named as they are:", *shipped]))
     return "\n".join(parts) + "\n"
 
 

@@ -16,6 +16,7 @@ from regvit_jax.convert.probe import is_probe
 from regvit_jax.convert.recognise import recognise
 from regvit_jax.convert.rules import our_shapes
 from regvit_jax.convert.weights import Weights, read_weights
+from regvit_jax.shipped import located
 
 Report = dict[str, Any]
 """Facts by name, in the order in which they are read."""
@@ -27,7 +28,7 @@ def inspect(path: Path) -> Report:
     Raises:
       InputError: If it is no checkpoint, or a damaged one.
     """
-    return _inspect_directory(path) if _is_ours(path) else _inspect_weights(path)
+    return _inspect_directory(path) if _is_ours(located(path)) else _inspect_weights(path)
 
 
 def to_json(report: Report) -> str:
@@ -91,7 +92,7 @@ def _inspect_directory(path: Path) -> Report:
     from regvit_jax.checkpoint import read_info, resolve
 
     info, directory = read_info(path), resolve(path)
-    is_run = directory != path.resolve()
+    is_run = directory != located(path).resolve()
     return {
         "path": str(path),
         "kind": "training run" if is_run else "checkpoint directory",

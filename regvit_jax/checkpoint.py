@@ -28,6 +28,7 @@ from regvit_jax.arrays import (
 from regvit_jax.config import ViTConfig
 from regvit_jax.errors import InputError
 from regvit_jax.preprocess import Preprocess
+from regvit_jax.shipped import hint, located
 from regvit_jax.versions import versions
 from regvit_jax.whole import appearing, remove_leftovers
 
@@ -94,7 +95,8 @@ def load(directory: str | Path, dtype: Any = np.float32) -> "tuple[DeiT3, Params
     """The model and its parameters, from a checkpoint directory or a training run's.
 
     Args:
-      directory: What `regvit-convert import` or `regvit-train` wrote.
+      directory: What `regvit-convert import` or `regvit-train` wrote, or the name of a model that
+        comes with the package (`regvit_jax.shipped.MODELS`).
       dtype: Of the matrix products' inputs; the parameters stay as they are.
 
     Raises:
@@ -150,15 +152,17 @@ def read_info(directory: str | Path) -> CheckpointInfo:
 def resolve(directory: str | Path) -> Path:
     """The checkpoint directory that a path means: itself, or the newest of a training run.
 
+    The name of a model that comes with the package means that one, if nothing here is called so.
+
     Raises:
-      InputError: If the path is neither; says what to do with a PyTorch file.
+      InputError: If the path is none of them; says what to do with a PyTorch file.
     """
-    directory = Path(os.path.realpath(directory))
+    named, directory = directory, Path(os.path.realpath(located(directory)))
     for candidate in (directory, directory / MODEL_FOLDER):
         if _is_file(candidate / CONFIG_FILE) and not _foreign_weights(candidate):
             return candidate
     if not directory.exists():
-        raise InputError(f"There is no checkpoint directory {directory}.")
+        raise InputError(f"There is no checkpoint directory {directory}.{hint(named)}")
     if directory.is_file():
         raise InputError(
             f"{directory} is a file, not a checkpoint directory. If it holds weights of PyTorch, "

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from regvit_jax.shipped import FOLDER, MODELS
+
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("regvit-convert", "regvit-train", "regvit-analyze")
 ROOMS = ("convert", "train", "analysis")
@@ -51,6 +53,10 @@ def test_the_wheel_holds_one_import_name_and_every_module(tmp_path):
         for path in (ROOT / room).rglob("*"):
             if path.suffix in (".py", ".jinja"):
                 assert f"regvit_jax/{path.relative_to(ROOT)}" in names
+    shipped = {str(p.relative_to(ROOT)) for p in FOLDER.rglob("*") if p.is_file()}
+    assert len({Path(name).parts[2] for name in shipped} & set(MODELS)) == len(MODELS)
+    assert shipped <= names
+    assert sum(archive.getinfo(name).file_size for name in shipped) < 1e6
 
 
 def test_readmes_pictures_have_absolute_addresses_on_a_package_index():
