@@ -171,6 +171,7 @@ class Dialect:
         """What of a model the family has no place for; empty if it can be written."""
         reasons = {
             "registers": config.num_registers > 0 and not self.reg_tokens,
+            "test-time registers": config.added is not None,
             "SwiGLU": config.mlp == "swiglu" and not self.gated_layers,
             f"the {config.mlp} MLP": config.mlp not in ("swiglu", *self._non_linearities),
             f"the LayerNorm epsilon {config.layer_norm_epsilon}": config.layer_norm_epsilon

@@ -7,6 +7,7 @@ import importlib
 
 _HOME = {
     "DeiT3": "regvit_jax.model",
+    "Edit": "regvit_jax.edits",
     "InputError": "regvit_jax.errors",
     "TokenLayout": "regvit_jax.tokens",
     "VARIANTS": "regvit_jax.config",

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from regvit_jax.activations import NON_LINEARITIES
 from regvit_jax.attention import attend, attention_weights
 from regvit_jax.config import ViTConfig
+from regvit_jax.edits import UNCHANGED, InBlock
 from regvit_jax.product import product
 from regvit_jax.rotary import Turn, turned
 
@@ -54,10 +55,11 @@ class Block(nn.Module):
         x: Float[Array, "b t d"],
         drop_path: Float[Array, "b 2"] | None = None,
         turn: Turn | None = None,
+        change: InBlock = UNCHANGED,
     ) -> BlockTrace:
-        attn_out, (query, key, value, attn) = self.attn(self.norm1(x), turn)
+        attn_out, (query, key, value, attn) = self.attn(self.norm1(x), turn, change)
         x = after_attn = x + _keep(_scale(attn_out, self.ls1), drop_path, branch=0)
-        mlp_out, hidden = self.mlp(self.norm2(x))
+        mlp_out, hidden = self.mlp(self.norm2(x), change)
         x = x + _keep(_scale(mlp_out, self.ls2), drop_path, branch=1)
         return BlockTrace(query, key, value, attn, after_attn, hidden, tokens=x)
 
@@ -82,7 +84,7 @@ class Attention(nn.Module):
             self.q_norm, self.k_norm = norm_layer(config), norm_layer(config)
         self.proj = Dense(config.embed_dim, self.dtype)
 
-    def __call__(self, x: Float[Array, "b t d"], turn: Turn | None):
+    def __call__(self, x: Float[Array, "b t d"], turn: Turn | None, change: InBlock):
         changes = self.config.qk_norm or turn is not None
         query, key, value = einops.rearrange(
             self.qkv(x).astype(jnp.float32 if changes else self.dtype),
@@ -92,8 +94,9 @@ class Attention(nn.Module):
         )
         if changes:
             query, key, value = self._changed(query, key, value, turn)
+        value = change.value(value)
         out = einops.rearrange(attend(query, key, value), "b k t e -> b t (k e)")
-        return self.proj(out), (query, key, value, attention_weights(query, key))
+        return change.attn_out(self.proj(out)), (query, key, value, attention_weights(query, key))
 
     def _changed(self, query, key, value, turn: Turn | None):
         """Query and key after their norms, turned to their places."""
@@ -115,8 +118,8 @@ class Mlp(nn.Module):
         self.fc1 = Dense(gates + self.config.mlp_dim, self.dtype)
         self.fc2 = Dense(self.config.embed_dim, self.dtype)
 
-    def __call__(self, x: Float[Array, "b t d"]):
-        hidden = NON_LINEARITIES[self.config.mlp](self.fc1(x))
+    def __call__(self, x: Float[Array, "b t d"], change: InBlock):
+        hidden = change.hidden(NON_LINEARITIES[self.config.mlp](self.fc1(x)))
         return self.fc2(hidden), hidden
 
 

@@ -214,7 +214,8 @@ def parameter_shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
 
     from regvit_jax.model import DeiT3
 
-    one_block = dataclasses.replace(config, depth=1)  # all blocks are alike, and tracing is slow
+    # All blocks are alike, and tracing is slow.
+    one_block = dataclasses.replace(config, depth=1, added=None)
     images = jax.ShapeDtypeStruct((1, *config.image_shape), jnp.float32)
     params = jax.eval_shape(DeiT3(one_block).init, jax.random.key(0), images)["params"]
     shapes = {name: leaf.shape for name, leaf in flatten(params).items()}

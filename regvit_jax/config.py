@@ -34,6 +34,25 @@ NormKind = Literal["layer", "rms"]
 Pooling = Literal["cls", "patches", "cls_and_patches"]
 HeadKind = Literal["classifier", "projection"]
 Rope = Literal["none", "centred", "scaled"]
+ShiftRule = Literal["paper", "released"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AddedRegisters:
+    """Registers that were not trained: tokens of zeros to which hidden units are shifted."""
+
+    units: tuple[tuple[int, int], ...]
+    """Block and hidden unit of each."""
+    number: int = 1
+    """How many tokens are added, after the trained registers."""
+    rule: ShiftRule = "paper"
+    """What they get of the units (`regvit_jax.edits.shift_units`)."""
+
+    def __post_init__(self) -> None:
+        strict_json.check_fields(self, {"number": (1, 1_024)})
+        if not self.units or len(set(self.units)) < len(self.units):
+            raise InputError("units of added registers must be named, each once.")
+        object.__setattr__(self, "units", tuple(sorted(self.units)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +123,8 @@ class ViTConfig:
     """Whether the last norm comes after pooling (timm's `fc_norm`) instead of before it."""
     head: HeadKind = "classifier"
     """Whether outputs are classes, or an embedding: CLIP's projection, which has no bias."""
+    added: AddedRegisters | None = None
+    """Test-time registers, which are no parameters and not counted in `num_registers`."""
 
     def __post_init__(self) -> None:
         strict_json.check_fields(self, LIMITS)
@@ -135,12 +156,22 @@ class ViTConfig:
             raise InputError(
                 f"Rotary positions turn groups of 4 channels; a head has {self.head_dim}."
             )
+        self._check_added()
         side = math.isqrt(self.num_registers)
         if self.register_rope_base and (self.rope == "none" or side**2 != self.num_registers):
             raise InputError(
                 "register_rope_base needs rotary positions (rope) and a square number of "
                 f"registers, got {self.rope!r} and {self.num_registers}."
             )
+
+    def _check_added(self) -> None:
+        """Raises if units are shifted that do not exist."""
+        for block, unit in self.added.units if self.added else ():
+            if not (0 <= block < self.depth and 0 <= unit < self.mlp_dim):
+                raise InputError(
+                    f"added names unit {unit} of block {block}; the model has {self.depth} blocks "
+                    f"of {self.mlp_dim} hidden units, both counted from 0."
+                )
 
     @property
     def head_dim(self) -> int:

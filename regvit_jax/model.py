@@ -12,7 +12,7 @@ facebookresearch/deit and of the study, whose parameters convert without a chang
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -25,6 +25,7 @@ from regvit_jax.attention import KEPT
 from regvit_jax.blocks import Block, BlockTrace, Dense, norm_layer
 from regvit_jax.chunks import chunk_size, map_chunks
 from regvit_jax.config import ViTConfig
+from regvit_jax.edits import UNCHANGED, Change, Edit, with_own
 from regvit_jax.errors import InputError
 from regvit_jax.patches import PatchEmbed, check_images
 from regvit_jax.positions import resample_pos_embed
@@ -33,9 +34,6 @@ from regvit_jax.tokens import TokenLayout, resolve_layers
 
 STACKED = "blocks"
 """Where `stack_blocks` puts the parameters of all blocks."""
-
-Edit = Callable[[int, Float[Array, "b t d"]], Float[Array, "b t d"]]
-"""Changes the stream after block i: `edit(i, tokens) -> tokens`."""
 
 
 class ViTTrace(NamedTuple):
@@ -107,7 +105,7 @@ class DeiT3(nn.Module):
         self,
         images: Float[Array, "b h w c"],
         layers: int | Sequence[int] | None = None,
-        edit: Edit | None = None,
+        edit: Edit | Change | None = None,
         drop_path: Float[Array, "b l 2"] | None = None,
     ) -> ViTTrace:
         """Everything that the forward pass computes; what the caller drops costs nothing under jit.
@@ -115,12 +113,13 @@ class DeiT3(nn.Module):
         Args:
           images: As for `__call__`.
           layers: Blocks to keep: None is all, n the last n, indices may be negative.
-          edit: Changes the stream after each block, before the next one reads it.
+          edit: Changes what is computed (`regvit_jax.edits`); a plain function `edit(i, tokens)`
+            changes the stream after block i, before the next one reads it.
           drop_path: As for `__call__`.
 
         Raises:
           InputError: If these are no normalised images (b, h, w, c), the patch size does not divide
-            them, or a block does not exist.
+            them, or a block or register does not exist.
         """
         check_images(images, self.config.num_channels)
         kept = resolve_layers(layers, self.config.depth)
@@ -136,12 +135,28 @@ class DeiT3(nn.Module):
         return map_chunks(run, images, size)
 
     @nn.nowrap
-    def layout(self, image_shape: Sequence[int]) -> TokenLayout:
-        """Where each kind of token sits for images of shape (..., h, w, channels).
+    def layout(self, image_shape: Sequence[int], edit: Edit | Change | None = None) -> TokenLayout:
+        """Where each kind of token sits.
+
+        Args:
+          image_shape: Of images (..., h, w, channels).
+          edit: May add tokens and drop registers.
 
         Raises:
-          InputError: If the patch size does not divide the image.
+          InputError: If the patch size does not divide the image, or a register does not exist.
         """
+        learned = self._learned_layout(image_shape)
+        edit = self._whole(edit, learned)
+        return learned if edit is None else edit.layout(learned)
+
+    @nn.nowrap
+    def _whole(self, edit: Edit | Change | None, learned: TokenLayout) -> Edit | None:
+        """The edit, after the one that the configuration asks for."""
+        config = self.config
+        return with_own(config.added, learned, (config.depth, config.mlp_dim), edit)
+
+    @nn.nowrap
+    def _learned_layout(self, image_shape: Sequence[int]) -> TokenLayout:
         height, width = image_shape[-3:-1]
         size = self.config.patch_size
         if height % size or width % size:
@@ -157,18 +172,23 @@ class DeiT3(nn.Module):
         )
 
     def _forward(self, images, kept=(), edit=None, drop_path=None) -> ViTTrace:
-        layout = self.layout(images.shape)
+        layout = self._learned_layout(images.shape)
+        edit = self._whole(edit, layout)
         turn = turn_of(self.config, layout)
         patches = self.patch_embed(images)
-        x = embedded = self._embed(patches, layout)
+        x = self._embed(patches, layout)
+        if edit is not None:
+            (x, turn), layout = edit.enter(x, turn, layout), edit.layout(layout)
+        embedded = x
         blocks: list[BlockTrace | None] = []
         if STACKED in self.variables["params"] and not kept and edit is None:
             x = self._scan_blocks(x, drop_path, turn)
         else:
             for layer, block in enumerate(self.blocks):
-                trace = block(x, None if drop_path is None else drop_path[:, layer], turn)
+                change = UNCHANGED if edit is None else edit.inside(layer)
+                trace = block(x, None if drop_path is None else drop_path[:, layer], turn, change)
                 blocks.append(trace if layer in kept else None)
-                x = trace.tokens if edit is None else edit(layer, trace.tokens)
+                x = trace.tokens if edit is None else edit.after(layer, trace.tokens)
         normed = x if self.config.pooled_norm else self.norm(x)
         pooled = self._pool(normed, layout)
         logits = self.head(pooled) if self.config.num_classes else pooled
@@ -228,7 +248,7 @@ def init_params(model: DeiT3, rng: Key[Array, ""]) -> dict[str, Any]:
     all of them, which takes a tenth of the time.
     """
     config = model.config
-    one_block = DeiT3(dataclasses.replace(config, depth=1))
+    one_block = DeiT3(dataclasses.replace(config, depth=1, added=None))
     images = jnp.zeros((1, *config.image_shape))
     tokens = jnp.zeros((1, 1, config.embed_dim))
 

@@ -177,6 +177,8 @@ def convert(value: Any, annotation: Any, label: str) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         return expect(value, dict, label)
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        if isinstance(value, annotation):
+            return value
         return build(annotation, expect(value, dict, label), label)
     if isinstance(annotation, type) and issubclass(annotation, Path):
         return annotation(expect(value, str, label))

@@ -47,7 +47,7 @@ def _main() -> None:
         description="Train and evaluate vision transformers with registers. "
         f"{console.VERSION_HINT}\n\n"
         "Example: regvit-train run --num-registers 4 --data digits --out runs/reg4",
-        config=(tyro.conf.OmitArgPrefixes,),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands),
     )
 
 

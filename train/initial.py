@@ -68,6 +68,11 @@ def check_init(recipe: Recipe) -> checkpoint.CheckpointInfo | None:
     if not recipe.init:
         return None
     info = checkpoint.read_info(Path(recipe.init))
+    if info.model.added is not None:
+        raise InputError(
+            f"The checkpoint {recipe.init} has test-time registers, which belong to weights as "
+            "they are. Start from the checkpoint that they were added to."
+        )
     before, now = dataclasses.asdict(info.model), dataclasses.asdict(recipe.model)
     wrong = [name for name in before if name not in MAY_DIFFER and before[name] != now[name]]
     if wrong:

@@ -54,7 +54,8 @@ class Subject:
     def title(self) -> str:
         """The label with what matters most here: the number of registers."""
         count = self.config.num_registers
-        return f"{self.label} ({count} register{'' if count == 1 else 's'})"
+        added = f" + {self.config.added.number} at test time" if self.config.added else ""
+        return f"{self.label} ({count} register{'' if count == 1 else 's'}{added})"
 
     @property
     def slug(self) -> str:

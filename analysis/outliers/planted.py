@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from regvit_jax.model import Edit
+from regvit_jax.edits import Change
 from regvit_jax.tokens import TokenLayout
 
 SHARE, TIMES = 0.02, 4.0
@@ -13,7 +13,7 @@ SHARE, TIMES = 0.02, 4.0
 
 def plant(
     layout: TokenLayout, block: int, share: float = SHARE, times: float = TIMES, seed: int = 0
-) -> Edit:
+) -> Change:
     """An edit for `trace`: after a block, patches at some places of every image are made longer.
 
     A trace records what a block leaves before the edit: the next block's output is the first to

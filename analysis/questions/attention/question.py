@@ -133,7 +133,9 @@ def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
     summary = summarise_attention(rows, norms, layout, embedding_similarity(params), bootstrap)
     numbers = _numbers(summary)
     by = {by.definition: by for by in labelled(norms.read(LAST), bootstrap)}[COMPARED_DEFINITION]
-    numbers |= _compared(rows, masses(by.is_outlier, cls_maps(rows)), subject, bootstrap)
+    numbers |= _compared(
+        rows, masses(by.is_outlier, cls_maps(rows)), layout.num_registers, bootstrap
+    )
     pixels, names = (
         kept["shown"].read("pixels"),
         map(asked.images.named, kept["shown"].indices.tolist()),
@@ -184,9 +186,9 @@ def _numbers(summary: AttentionSummary) -> dict[Key, Number]:
     return numbers
 
 
-def _compared(rows, on_outliers, subject: Subject, bootstrap: Bootstrap) -> dict[Key, Number]:
+def _compared(rows, on_outliers, num_registers: int, bootstrap: Bootstrap) -> dict[Key, Number]:
     """What models are compared by, with its resamples: CLS in the last block."""
-    features = compared_features(rows, on_outliers, subject.config.num_registers)
+    features = compared_features(rows, on_outliers, num_registers)
     keys: dict[str, Key] = {f"cls_{name}": (LAST_BLOCK.name, CLS, name) for name in MEASURES}
     keys["cls_mass_outliers"] = (ON_OUTLIERS.name, COMPARED_DEFINITION, "mass")
     keys |= {f"register_maps_{name}": (REGISTERS.name, name) for name in REGISTERS.quantities}
