@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from regvit_jax.analysis.look.options import LookOptions
 from regvit_jax.analysis.options import AllOptions, CompareOptions, ReportOptions, RunOptions
 from regvit_jax.analysis.questions import analysis_of, known
 from regvit_jax.analysis.spoken import shown
@@ -21,6 +22,7 @@ from regvit_jax.repeated import gathered
 
 RUN = "run"
 OTHERS: dict[str, type] = {
+    "look": LookOptions,
     RUN: RunOptions,
     "all": AllOptions,
     "compare": CompareOptions,
@@ -95,6 +97,12 @@ def _dispatch(name: str, options: Any) -> list[str]:
 
         write_report(options)
         return [f"Report: {options.out}"]
+    if name == "look":
+        from regvit_jax.analysis.look import command
+        from regvit_jax.compilation import cache_compilations
+
+        cache_compilations()
+        return command.run(options)
     if name == "compare":
         from regvit_jax.analysis.comparing import compare
 

@@ -12,9 +12,13 @@ _HOME = {
     "TokenLayout": "regvit_jax.tokens",
     "VARIANTS": "regvit_jax.config",
     "ViTConfig": "regvit_jax.config",
+    "from_torch": "regvit_jax.convert.in_memory",
     "load": "regvit_jax.checkpoint",
     "load_images": "regvit_jax.photographs",
+    "look": "regvit_jax.analysis.look.notebook",
+    "norms": "regvit_jax.analysis.look.notebook",
     "save": "regvit_jax.checkpoint",
+    "show_attention": "regvit_jax.analysis.look.notebook",
 }
 
 __all__ = list(_HOME)

@@ -36,13 +36,13 @@ def load_images(
             "Expected a checkpoint's directory, its information or a Preprocess as the second "
             f"argument, got {type(prepared_for).__name__}."
         )
-    pixels = [prepared_for.pixels(picture) for picture in _several(pictures)]
+    pixels = [prepared_for.pixels(picture) for picture in several(pictures)]
     if not pixels:
         raise InputError("There are no pictures to load.")
     return np.asarray(prepared_for.normalise(np.stack(pixels)))
 
 
-def _several(pictures: Picture | Iterable[Picture]) -> list[Picture]:
+def several(pictures: Picture | Iterable[Picture]) -> list[Picture]:
     """One picture, or each of several; a stack of images is several."""
     if isinstance(pictures, np.ndarray):
         return list(pictures) if pictures.ndim == 4 else [pictures]

@@ -6,7 +6,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -63,6 +63,20 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     return figure
 
 
+def bare_figure(width: float, height: float) -> Figure:
+    """An empty figure without a title, whose axes are placed by hand; sizes in inches."""
+    figure = _Shown(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+class _Shown(Figure):
+    """A figure that a notebook shows as its cell's result, whether or not pyplot is loaded."""
+
+    def _repr_png_(self) -> bytes:
+        return figure_bytes(self, "png")
+
+
 def styled() -> Any:
     """The context in which figures are drawn and saved."""
     return matplotlib.rc_context(STYLE)
@@ -76,11 +90,12 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
         figure.savefig(folder / f"{name}.svg", dpi=DPI, metadata={"Date": None})
 
 
-def figure_svg(figure: Figure) -> bytes:
-    """A figure as SVG, for a page that carries it within itself."""
+def figure_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+    """A figure as the content of a file."""
+    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
     file = io.BytesIO()
     with _named(figure), styled():
-        figure.savefig(file, format="svg", metadata={"Date": None})
+        figure.savefig(file, format=kind, dpi=DPI, metadata=metadata)
     return file.getvalue()
 
 
@@ -165,6 +180,20 @@ def show_map(
     axes.imshow(picture, extent=extent, interpolation="nearest")
     hide_ticks(axes)
     return coloured
+
+
+def show_plain_map(
+    axes: Axes, values: Float[np.ndarray, "gh gw"], colours: str, end: float
+) -> None:
+    """A map of patches as coloured squares, by a colour map and a scale from 0 to `end`."""
+    extent = (0.0, float(values.shape[1]), float(values.shape[0]), 0.0)
+    axes.imshow(values, colours, vmin=0, vmax=end, interpolation="nearest", extent=extent)
+    hide_ticks(axes)
+
+
+def coloured(values: Float[np.ndarray, "gh gw"], colours: str) -> UInt8[np.ndarray, "gh gw 3"]:
+    """The colours of values in [0, 1]; what lies outside has the colour of the nearer end."""
+    return matplotlib.colormaps[colours](values.clip(0, 1), bytes=True)[..., :3]
 
 
 def outline_patches(axes: Axes, cells: Sequence[tuple[int, int]], scale: float = 1.0) -> None:

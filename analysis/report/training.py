@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from regvit_jax.analysis.plotting import figure_svg
+from regvit_jax.analysis.plotting import figure_bytes
 from regvit_jax.analysis.plotting.training import TrainingCurve, training_figure
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 from regvit_jax.errors import InputError
@@ -18,7 +18,7 @@ RECIPE_FILE = "recipe.json"
 def training_svg(runs: Sequence[Path]) -> bytes | None:
     """Loss and accuracy of the runs as SVG; None where no run has a log."""
     curves = [curve for run in runs if (curve := _curve(run))]
-    return figure_svg(training_figure(curves)) if curves else None
+    return figure_bytes(training_figure(curves), "svg") if curves else None
 
 
 def training_hours(run: Path) -> float | None:

@@ -1,0 +1,1 @@
+"""A photograph seen through models: norms, attention, features, outliers, in one picture."""

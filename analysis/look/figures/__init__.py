@@ -1,0 +1,1 @@
+"""How is a look drawn? Figures from views."""
