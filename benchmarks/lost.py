@@ -102,7 +102,7 @@ def our_maps(grid: tuple[int, int], count: int) -> Step:
     """All maps in one call."""
     import jax
 
-    from regvit_jax.analysis.questions.lost.lost import lost
+    from regvit_jax.analysis.discovery.lost import lost
 
     maps = jax.numpy.asarray(feature_maps(grid, count))
     return lambda: lost(maps, grid).boxes.block_until_ready()

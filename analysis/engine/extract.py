@@ -1,6 +1,7 @@
 """What does a model compute on a data set? The one loop over images that every analysis shares."""
 
 import collections
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,13 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import UInt8
+from jaxtyping import Array, Float, UInt8
 
 from regvit_jax.analysis.stopping import check
 from regvit_jax.batches import Batch, Batches
 from regvit_jax.checkpoint import Params
 from regvit_jax.chunks import chunk_size, map_chunks
 from regvit_jax.console import progress
+from regvit_jax.edits import Change, Edit
 from regvit_jax.model import DeiT3, ViTTrace
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.tokens import TokenLayout
@@ -25,6 +27,28 @@ Tree = Any
 Reduce = Callable[[ViTTrace, TokenLayout], Tree]
 """What a question needs of a trace: arrays whose leading axis is the images'."""
 
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """The network and some images, inside a compiled program."""
+
+    params: Params
+    layout: TokenLayout
+    """Of the network as it is."""
+    images: Float[Array, "b h w 3"]
+    """Normalised."""
+    run: Callable[..., ViTTrace]
+    """A pass: `run(edit=None, layers=None)`, as for `DeiT3.trace`."""
+    blocks: int | Sequence[int] | None
+
+    @functools.cached_property
+    def trace(self) -> ViTTrace:
+        """Of the pass that all questions share, without an edit."""
+        return self.run(None, self.blocks)
+
+
+Compute = Callable[[Forward, Any], Tree]
+"""What a question needs of any number of passes, given further arrays: as `Reduce`'s."""
 IMAGES = "images"
 BATCHES_IN_FLIGHT = 2
 
@@ -58,7 +82,12 @@ def extract(
 
 
 class Extractor:
-    """A compiled extraction, for any number of batches of one size; see `extract`."""
+    """A compiled extraction, for any number of batches of one size; see `extract`.
+
+    Args:
+      compute: Takes the place of `reduce`.
+      given: Arrays that `compute` reads, the same for all images.
+    """
 
     def __init__(
         self,
@@ -66,26 +95,38 @@ class Extractor:
         params: Params,
         preprocess: Preprocess,
         batch_size: int,
-        reduce: Reduce,
+        reduce: Reduce | None = None,
         layers: int | Sequence[int] | None = None,
+        compute: Compute | None = None,
+        given: Any = None,
     ) -> None:
         devices = jax.local_devices()
         mesh = jax.make_mesh((len(devices),), (IMAGES,), devices=devices)
         self._split = NamedSharding(mesh, PartitionSpec(IMAGES))
-        self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+        self._read = jax.device_put((params, given), NamedSharding(mesh, PartitionSpec()))
         self._num_streams = _num_streams(len(devices))
         # A stream's part of a batch must divide by the devices.
         self._part_size = -(-batch_size // (self._num_streams * len(devices))) * len(devices)
         shape = (self._part_size, *preprocess.shape)
         layout = model.layout(shape)
 
-        def reduce_chunk(params, pixels):
+        def reduce_chunk(read, pixels):
+            params, given = read
             images = preprocess.normalise(pixels)
-            return reduce(model.apply({"params": params}, images, layers, method="trace"), layout)
 
-        def reduce_part(params, pixels):
+            def run(edit: Edit | Change | None = None, layers=None) -> ViTTrace:
+                trace: Any = model.apply({"params": params}, images, layers, edit, method="trace")
+                return trace
+
+            forward = Forward(params, layout, images, run, layers)
+            if compute is not None:
+                return compute(forward, given)
+            assert reduce is not None
+            return reduce(forward.trace, layout)
+
+        def reduce_part(read, pixels):
             size = chunk_size(pixels.shape[0], layout.num_tokens)
-            return map_chunks(functools.partial(reduce_chunk, params), pixels, size)
+            return map_chunks(functools.partial(reduce_chunk, read), pixels, size)
 
         sharded = jax.shard_map(
             reduce_part,
@@ -95,7 +136,7 @@ class Extractor:
             check_vma=False,
         )
         part = jax.ShapeDtypeStruct(shape, np.uint8, sharding=self._split)
-        self._compiled = jax.jit(sharded).lower(self._params, part).compile(_compiler_options())
+        self._compiled = jax.jit(sharded).lower(self._read, part).compile(_compiler_options())
 
     def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tree]]:
         """The reduced traces of some batches, in order."""
@@ -116,7 +157,7 @@ class Extractor:
 
     def _run(self, pixels: UInt8[np.ndarray, "b h w v"]) -> Tree:
         """One part of a batch, computed; the stream's thread waits for it."""
-        reduced = self._compiled(self._params, jax.device_put(pixels, self._split))
+        reduced = self._compiled(self._read, jax.device_put(pixels, self._split))
         return jax.tree.map(np.asarray, reduced)
 
 

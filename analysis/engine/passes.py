@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from regvit_jax.analysis.engine.columns import INDEX, LABEL, StoredColumns
-from regvit_jax.analysis.engine.extract import Extractor
+from regvit_jax.analysis.engine.extract import Extractor, Forward
 from regvit_jax.analysis.engine.identity import weights_of
 from regvit_jax.analysis.engine.question import Keep, Question
 from regvit_jax.analysis.engine.results import plain
@@ -28,8 +28,7 @@ from regvit_jax.analysis.progress import clock, track
 from regvit_jax.batches import Batch, Batches
 from regvit_jax.checkpoint import Params, versions
 from regvit_jax.errors import InputError
-from regvit_jax.model import DeiT3, ViTTrace
-from regvit_jax.tokens import TokenLayout
+from regvit_jax.model import DeiT3
 
 Load = Callable[[], tuple[DeiT3, Params]]
 
@@ -80,11 +79,14 @@ class Pass:
             model = self.first.network(model.config, model.dtype)
         keeps = self.keeps
 
-        def reduce(trace: ViTTrace, layout: TokenLayout) -> dict[str, Any]:
-            return {name: keep.reduce(trace, layout) for name, keep in keeps.items()}
+        def compute(forward: Forward, given: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: keep.computed(forward, given[name]) for name, keep in keeps.items()}
 
         size, preprocess = self.batches(self.images.indices).batch_size, self.first.preprocess
-        return Extractor(model, params, preprocess, size, reduce, self.blocks)
+        given = {name: keep.given for name, keep in keeps.items()}
+        return Extractor(
+            *(model, params, preprocess, size), layers=self.blocks, compute=compute, given=given
+        )
 
     def batches(self, indices: Int[np.ndarray, " m"]) -> Batches:
         """Some of the images, in batches of one size that leaves the last the least padding."""
@@ -171,6 +173,26 @@ def run(work: Pass, folder: Path, load: Load | None = None) -> dict[str, StoredC
             count, source = len(keep.images.indices), keep.images.source.name
             raise InputError(f"None of the {count} images of {source} can be read.")
     return stores
+
+
+def run_after(
+    question: str, options: ImageOptions, subject: Subject, keeps: Mapping[str, Keep], folder: Path
+) -> dict[str, StoredColumns]:
+    """A further pass, of keeps that depend on what earlier ones left; for an analysis's `measure`.
+
+    Args:
+      question: The analysis's name.
+      options: Its options.
+      subject: The model.
+      keeps: Of one part of the data and one preprocessing, by unlike names.
+      folder: Of what the analysis computes from columns, where these outlive a stop.
+
+    Raises:
+      InputError: If an image cannot be read and is not to be left out.
+    """
+    union = np.unique(np.concatenate([keep.images.indices for keep in keeps.values()]))
+    images = next(iter(keeps.values())).images.only(union)
+    return run(Pass(subject, images, options, keeps, (question,)), folder)
 
 
 def _messages(known: list[str], batches: Batches, asked: set[int]) -> list[str]:

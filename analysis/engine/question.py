@@ -15,13 +15,14 @@ import numpy as np
 from jaxtyping import Int
 
 from regvit_jax.analysis.engine.columns import Columns
-from regvit_jax.analysis.engine.extract import Reduce
+from regvit_jax.analysis.engine.extract import Compute, Forward, Reduce
 from regvit_jax.analysis.engine.results import ResultFolder
 from regvit_jax.analysis.engine.subjects import Images, Subject
 from regvit_jax.analysis.options import ImageOptions
 from regvit_jax.batches import Batch
-from regvit_jax.model import DeiT3
+from regvit_jax.model import DeiT3, ViTTrace
 from regvit_jax.preprocess import Preprocess
+from regvit_jax.tokens import TokenLayout
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -32,6 +33,12 @@ def as_reduced(batch: Batch, reduced: Any) -> Arrays:
     return reduced
 
 
+def nothing(trace: ViTTrace, layout: TokenLayout) -> Arrays:
+    """No rows of the network's."""
+    del trace, layout
+    return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Keep:
     """What is kept of each image of one part of the data."""
@@ -40,7 +47,7 @@ class Keep:
     """All that the columns depend on beside the model and the images: equal keys, equal columns."""
     images: Images
     preprocess: Preprocess
-    reduce: Reduce
+    reduce: Reduce = nothing
     """Runs on the device: from a trace and its layout to a tree of arrays, images first."""
     columns: Callable[[Batch, Any], Arrays] = as_reduced
     """Runs on the host: from a batch and its reduced tree to named rows, one for each image."""
@@ -48,9 +55,20 @@ class Keep:
     """Runs on the host: adds a batch to what was folded of those before it (nothing at first)."""
     blocks: tuple[int, ...] | None = None
     """Blocks that `reduce` reads, from 0; None is all."""
+    compute: Compute | None = None
+    """Takes the place of `reduce`, and may run the network any number of times, with edits; reads
+    the weights too, and `given`."""
+    given: Any = None
+    """Arrays for `compute`, as inputs of its program."""
     network: type[DeiT3] = DeiT3
     is_needed: bool = True
     """Whether the question cannot be answered if none of the images can be read."""
+
+    def computed(self, forward: Forward, given: Any) -> Any:
+        """The reduced tree of some images."""
+        if self.compute is not None:
+            return self.compute(forward, given)
+        return self.reduce(forward.trace, forward.layout)
 
 
 def shown_pixels(images: Images, preprocess: Preprocess, shown: Int[np.ndarray, " m"]) -> Keep:
@@ -59,7 +77,6 @@ def shown_pixels(images: Images, preprocess: Preprocess, shown: Int[np.ndarray, 
         ("pixels",),
         images.only(shown),
         preprocess,
-        reduce=lambda trace, layout: {},
         columns=lambda batch, reduced: {"pixels": batch.pixels},
         blocks=(),
         is_needed=False,

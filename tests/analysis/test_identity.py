@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from regvit_jax.analysis.engine.identity import images_of, weights_of
+from regvit_jax.analysis.questions import known
 from tests.analysis.conftest import write_pictures
 from tests.analysis.test_cli import call
 
@@ -52,7 +53,7 @@ def analysed(tmp_path, checkpoints, monkeypatch):
     shutil.copytree(checkpoints["plain"], tmp_path / "model")
     write_pictures(tmp_path / "images", 6)
     monkeypatch.chdir(tmp_path)
-    skip = ("norms", "attention", "lost", "probe", "reconstruction")
+    skip = sorted(known().keys() - {"similarity"})
 
     def command(checkpoint="model", data="images"):
         return call(

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from regvit_jax.analysis.questions.lost import lost as lost_module
-from regvit_jax.analysis.questions.lost.boxes import patch_features
-from regvit_jax.analysis.questions.lost.lost import centred, lost
+from regvit_jax.analysis.discovery import lost as lost_module
+from regvit_jax.analysis.discovery.features import patch_features
+from regvit_jax.analysis.discovery.lost import centred, lost
 from regvit_jax.errors import InputError
 
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")

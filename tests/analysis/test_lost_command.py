@@ -14,8 +14,8 @@ from PIL import ExifTags, Image
 
 from regvit_jax import load
 from regvit_jax.analysis.cli import main
-from regvit_jax.analysis.questions.lost.boxes import patch_features
-from regvit_jax.analysis.questions.lost.lost import lost
+from regvit_jax.analysis.discovery.features import patch_features
+from regvit_jax.analysis.discovery.lost import lost
 from regvit_jax.preprocess import Preprocess
 
 SIZES = ((40, 32), (38, 29), (29, 38), (40, 32), (37, 31), (39, 30), (30, 40), (40, 29))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from regvit_jax.analysis.questions.lost.annotated import Facts
+from regvit_jax.analysis.discovery.survey import Facts
 from regvit_jax.analysis.questions.lost.rules import PRESETS, LostRules
 from regvit_jax.analysis.questions.lost.scores import (
     Scene,

@@ -7,12 +7,12 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from regvit_jax.analysis.discovery.survey import Facts
 from regvit_jax.analysis.engine.answer import answer, answer_all
 from regvit_jax.analysis.engine.passes import plan
 from regvit_jax.analysis.engine.written import question
 from regvit_jax.analysis.questions import analysis_of, known
 from regvit_jax.analysis.questions.lost import rules as rules_module
-from regvit_jax.analysis.questions.lost.annotated import Facts
 from regvit_jax.analysis.questions.lost.rules import LostRules
 from regvit_jax.analysis.questions.probe import question as probe_question
 from regvit_jax.analysis.report.contents import PNG

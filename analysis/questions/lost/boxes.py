@@ -5,34 +5,19 @@ Letters: b and n images, s settings, p patches of a grid (gh, gw), d channels.
 
 from collections.abc import Sequence
 
-import einops
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
+from regvit_jax.analysis.discovery.features import patch_features
+from regvit_jax.analysis.discovery.lost import Lost, centred, lost
 from regvit_jax.analysis.engine.question import Keep
 from regvit_jax.analysis.engine.subjects import Images
-from regvit_jax.analysis.questions.lost.lost import Lost, centred, lost
-from regvit_jax.analysis.questions.lost.options import Feature
 from regvit_jax.analysis.questions.lost.rules import Setting
 from regvit_jax.batches import Batch
 from regvit_jax.model import ViTTrace
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.tokens import TokenLayout
-
-
-def patch_features(
-    trace: ViTTrace, layout: TokenLayout, layer: int, feature: Feature
-) -> Float[Array, "b p d"]:
-    """Queries, keys or values of a block's patches, heads side by side.
-
-    They are what the block's fused product gives, with its bias and before any scaling.
-    """
-    block = trace.blocks[layer]
-    if block is None:
-        raise ValueError(f"The trace has no block {layer}: it was left out by `layers`.")
-    by_head = getattr(block, feature)[:, :, layout.patches]
-    return einops.rearrange(by_head, "b k p e -> b p (k e)").astype(jnp.float32)
 
 
 def kept_boxes(

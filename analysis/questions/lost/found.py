@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from regvit_jax.analysis.discovery.survey import Survey
 from regvit_jax.analysis.engine.columns import Columns
 from regvit_jax.analysis.engine.question import Kept
 from regvit_jax.analysis.engine.subjects import Subject
-from regvit_jax.analysis.questions.lost.annotated import Survey
 from regvit_jax.analysis.questions.lost.rules import LostRules, Setting
 from regvit_jax.analysis.questions.lost.scores import Scene, overlaps
 from regvit_jax.errors import InputError

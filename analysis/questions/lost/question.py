@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from regvit_jax.analysis.discovery.features import FEATURE_RULE
+from regvit_jax.analysis.discovery.survey import Survey, survey
 from regvit_jax.analysis.engine.analysis import (
     Analysis,
     Asked,
@@ -35,14 +37,12 @@ from regvit_jax.analysis.engine.analysis import (
 )
 from regvit_jax.analysis.engine.question import Keep, Kept
 from regvit_jax.analysis.engine.subjects import Images, Subject, choose_shown, open_images
-from regvit_jax.analysis.questions.lost.annotated import Survey, survey
 from regvit_jax.analysis.questions.lost.boxes import kept_boxes, kept_masks
 from regvit_jax.analysis.questions.lost.figures import BoxPanel, boxes_figure, corloc_figure
 from regvit_jax.analysis.questions.lost.found import Found, found_boxes
 from regvit_jax.analysis.questions.lost.options import LostOptions
 from regvit_jax.analysis.questions.lost.part import resolved_split
 from regvit_jax.analysis.questions.lost.rules import (
-    FEATURE_RULE,
     LostRules,
     Setting,
     settings_of,

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from regvit_jax.analysis.discovery.features import Feature, default_feature
+from regvit_jax.analysis.discovery.survey import Facts, Survey
 from regvit_jax.analysis.engine.subjects import Subject
 from regvit_jax.analysis.options import Protocol
-from regvit_jax.analysis.questions.lost.annotated import Facts, Survey
-from regvit_jax.analysis.questions.lost.options import Feature, LostOptions
+from regvit_jax.analysis.questions.lost.options import LostOptions
 from regvit_jax.boxes import Frame, visible
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.tokens import resolve_layers
@@ -145,17 +146,3 @@ def shape_groups(
         preprocess = rules.preprocess(subject.preprocess, facts, subject.config.patch_size)
         groups.setdefault(preprocess, []).append(index)
     return {preprocess: np.array(indices) for preprocess, indices in groups.items()}
-
-
-FEATURE_RULE = (
-    "Values for DeiT, keys for DINO and DINOv2, unless --feature names another: the choice of "
-    "arXiv:2309.16588 for supervised and of arXiv:2109.14279 for self-supervised models, made "
-    "before any score was seen."
-)
-
-
-def default_feature(subject: Subject) -> Feature:
-    """The feature that `FEATURE_RULE` chooses."""
-    family = str(subject.info.source.get("family", ""))
-    is_headless_dino = subject.config.patch_size == 14 and not subject.config.num_classes
-    return "key" if "dino" in family or is_headless_dino else "value"

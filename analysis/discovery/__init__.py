@@ -1,0 +1,1 @@
+"""Finding objects without labels, and what is known of them."""
