@@ -190,7 +190,7 @@ def test_what_does_not_apply_is_left_out_with_a_sentence(tmp_path, checkpoints):
     flat = write_pictures(tmp_path / "pictures", 6, classes=("ant",))
     options = options_of(tmp_path / "out", checkpoints, flat, skip=(), image_size=32)
     questions, notes = all_command.open_questions(options)
-    assert [question.name for question in questions] == [*IN_ONE_PASS, "reconstruction"]
+    assert [question.name for question in questions] == [*IN_ONE_PASS, "reconstruction", "ablate"]
     assert len(notes) == 2
     assert notes[0].startswith("lost was left out: --image-size")
     assert "one" in notes[1] or "two or more" in notes[1]
