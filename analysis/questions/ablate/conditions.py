@@ -63,13 +63,13 @@ def conditions_of(layout: TokenLayout, control_patches: int) -> list[Condition]:
     found = []
     if count:
         all_of_them = "the register" if count == 1 else f"all {count} registers"
-        for way, words in (
-            ("zeroed", "zeroed"),
-            ("mean", "replaced by their mean"),
-            ("noise", "replaced by noise"),
-            ("other_image", "taken from another image"),
+        for name, way, words in (
+            ("registers_zeroed", "zeroed", "zeroed"),
+            ("registers_mean", "mean", "replaced by their mean"),
+            ("registers_noise", "noise", "replaced by noise"),
+            ("registers_other_image", "other_image", "taken from another image"),
         ):
-            found.append(Condition(f"registers_{way}", f"{all_of_them} {words}", registers, way))
+            found.append(Condition(name, f"{all_of_them} {words}", registers, way))
         dropped = tuple(range(count))
         found.append(Condition("registers_dropped", f"{all_of_them} dropped", drops=dropped))
         if 1 < count <= MOST_SINGLE:
