@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import operator
 import sys
 import typing
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from regvit_jax.analysis.explore.options import ExploreOptions
 from regvit_jax.analysis.look.options import LookOptions
 from regvit_jax.analysis.options import AllOptions, CompareOptions, ReportOptions, RunOptions
 from regvit_jax.analysis.questions import analysis_of, known
@@ -23,6 +25,7 @@ from regvit_jax.repeated import gathered
 RUN = "run"
 OTHERS: dict[str, type] = {
     "look": LookOptions,
+    "explore": ExploreOptions,
     RUN: RunOptions,
     "all": AllOptions,
     "compare": CompareOptions,
@@ -97,12 +100,12 @@ def _dispatch(name: str, options: Any) -> list[str]:
 
         write_report(options)
         return [f"Report: {options.out}"]
-    if name == "look":
-        from regvit_jax.analysis.look import command
+    if name in ("look", "explore"):
         from regvit_jax.compilation import cache_compilations
 
         cache_compilations()
-        return command.run(options)
+        module = importlib.import_module(f"regvit_jax.analysis.{name}.command")
+        return module.run(options)
     if name == "compare":
         from regvit_jax.analysis.comparing import compare
 

@@ -1,6 +1,7 @@
 """What can a user choose for `regvit-analyze look`? Imports nothing heavy."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -28,15 +29,24 @@ class LookOptions:
     """Replace the pictures and the page in `out`."""
 
     def __post_init__(self) -> None:
-        from regvit_jax.images import SUFFIXES
+        check_photographs("look", self.images, self.checkpoint)
 
-        if images := [p for p in self.checkpoint if p.suffix.lower() in SUFFIXES]:
-            raise InputError(
-                f"{images[0]} is an image, not a checkpoint. Name photographs before --checkpoint."
-            )
-        if not self.images:
-            raise InputError(
-                "Name a photograph: regvit-analyze look photo.jpg --checkpoint runs/reg4."
-            )
-        if not self.checkpoint:
-            raise InputError("Name at least one checkpoint directory after --checkpoint.")
+
+def check_photographs(command: str, images: Sequence[str], checkpoints: Sequence[Path]) -> None:
+    """Raises unless there are photographs and checkpoints, each in its place.
+
+    Raises:
+      InputError: Says what to name where.
+    """
+    from regvit_jax.images import SUFFIXES
+
+    if misplaced := [path for path in checkpoints if path.suffix.lower() in SUFFIXES]:
+        raise InputError(
+            f"{misplaced[0]} is an image, not a checkpoint. Name photographs before --checkpoint."
+        )
+    if not images:
+        raise InputError(
+            f"Name a photograph: regvit-analyze {command} photo.jpg --checkpoint runs/reg4."
+        )
+    if not checkpoints:
+        raise InputError("Name at least one checkpoint directory after --checkpoint.")

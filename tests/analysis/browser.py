@@ -13,7 +13,9 @@ import pytest
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 SECONDS = 60
-KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowRight": 39}
+KEYS = {"Tab": 9, "Enter": 13, "Escape": 27}
+KEYS |= {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+KEYS |= {letter: ord(letter.upper()) for letter in "chpr"} | {"[": 219, "]": 221}
 
 
 class Browser:
@@ -99,6 +101,23 @@ class Browser:
         text = {"text": "\r"} if key == "Enter" else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", **names, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **names)
+
+    def point(self, selector: str, across: float, down: float, click: bool = False) -> None:
+        """Moves the mouse to a place in an element, in shares of its size; and clicks there."""
+        box = self.value(
+            f"(() => {{ const e = document.querySelector({selector!r}); "
+            "e.scrollIntoView({block: 'center'}); return e.getBoundingClientRect().toJSON(); })()"
+        )
+        at = {"x": box["x"] + across * box["width"], "y": box["y"] + down * box["height"]}
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", **at)
+        for kind in ("mousePressed", "mouseReleased") if click else ():
+            self.call("Input.dispatchMouseEvent", type=kind, **at, button="left", clickCount=1)
+
+    def settled(self, expression: str) -> Any:
+        """What JavaScript makes of an expression once the next picture is drawn."""
+        drawn = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        self.call("Runtime.evaluate", expression=drawn, awaitPromise=True)
+        return self.value(expression)
 
     def requests(self) -> list[str]:
         """What the page asked for that it does not hold itself."""
