@@ -190,10 +190,8 @@ def test_the_brightest_patch_is_the_one_that_the_network_attends_to_most(
     opened(browser, page)
     browser.point(".map.photo", 2.5 / 8, 5.5 / 8)
     token = 5 + 5 * 8 + 2
-    for name, weights in (
-        ("to", attn[2].mean(axis=0)[token]),
-        ("by", attn[2].mean(axis=0)[:, token]),
-    ):
+    mean = attn[2].mean(axis=0)
+    for name, weights in (("to", mean[token]), ("by", mean[:, token])):
         pixels = browser.settled(
             f"(() => {{ const c = document.querySelectorAll('.map.{name} canvas')[1]; "
             "return [...c.getContext('2d').getImageData(0, 0, 8, 8).data]; })()"
