@@ -17,6 +17,7 @@ from regvit_jax.config import ViTConfig
 from regvit_jax.edits import UNCHANGED, InBlock
 from regvit_jax.product import product
 from regvit_jax.rotary import Turn, turned
+from regvit_jax.shapes import shapes
 
 
 class BlockTrace(NamedTuple):
@@ -34,6 +35,9 @@ class BlockTrace(NamedTuple):
     """Units of the MLP after the non-linearity."""
     tokens: Float[Array, "b t d"]
     """Residual stream leaving the block."""
+
+    def __repr__(self) -> str:
+        return shapes(self)
 
 
 class Block(nn.Module):

@@ -30,6 +30,7 @@ from regvit_jax.errors import InputError
 from regvit_jax.patches import PatchEmbed, check_images
 from regvit_jax.positions import resample_pos_embed
 from regvit_jax.rotary import turn_of
+from regvit_jax.shapes import shapes
 from regvit_jax.tokens import TokenLayout, resolve_layers
 
 STACKED = "blocks"
@@ -49,6 +50,9 @@ class ViTTrace(NamedTuple):
     """After the last norm; where that follows the pooling (`pooled_norm`), the stream itself."""
     logits: Float[Array, "b o"]
     """Without a head, what it would read: the CLS token of `normed`, say."""
+
+    def __repr__(self) -> str:
+        return shapes(self)
 
 
 class DeiT3(nn.Module):

@@ -15,6 +15,7 @@ from regvit_jax.analysis.look.seen import see
 from regvit_jax.analysis.look.view import see_all
 from regvit_jax.analysis.plotting import Figure
 from regvit_jax.errors import InputError
+from regvit_jax.shapes import shapes
 
 
 class TokenNorms(NamedTuple):
@@ -24,6 +25,9 @@ class TokenNorms(NamedTuple):
     """None in a model without a CLS token."""
     registers: Float[np.ndarray, "b l r"]
     patches: Float[np.ndarray, "b l gh gw"]
+
+    def __repr__(self) -> str:
+        return shapes(self)
 
 
 def look(images: Any, models: Any, index: int = 0) -> Figure:
