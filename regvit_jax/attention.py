@@ -5,13 +5,9 @@ Letters: b images, k heads, t query tokens, s key tokens, e width of a head.
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from regvit_jax.product import matmul
-
-KEPT = ("attention_weights", "attended")
-"""Names of what a gradient that repeats the forward pass should keep instead."""
 
 
 def attention_weights(
@@ -28,32 +24,33 @@ def attend(
 ) -> Float[Array, "b k t e"]:
     """The values of all tokens, averaged with the attention weights.
 
-    The softmax is normalised after the value product: one pass over t x s numbers fewer. The
-    gradient is written by hand because XLA multiplies batches of matrices at half speed on a CPU
-    when one of them has to be read transposed.
+    The softmax divides after the value product, and its gradient by hand does the same: passes
+    over t x e numbers instead of t x s.
     """
-    weights, total = _unnormalised(query, key)
-    return (matmul(weights.astype(value.dtype), value) / total).astype(value.dtype)
+    return _attend_forward(query, key, value)[0]
 
 
 def _attend_forward(query, key, value):
     weights, total = _unnormalised(query, key)
-    attn = checkpoint_name((weights / total).astype(value.dtype), KEPT[0])
-    out = checkpoint_name(matmul(attn, value).astype(value.dtype), KEPT[1])
-    return out, (query, key, value, attn, out)
+    weights, share = weights.astype(value.dtype), 1 / total
+    out = (matmul(weights, value) * share).astype(value.dtype)
+    return out, (query, key, value, weights, share, out)
 
 
 def _attend_backward(residuals, grad):
-    query, key, value, attn, out = residuals
+    query, key, value, weights, share, out = residuals
     scale = query.shape[-1] ** -0.5
-    # d softmax: each row of scores moves by attn * (its own gradient - the row's mean gradient).
-    row_mean = jnp.sum(grad.astype(jnp.float32) * out.astype(jnp.float32), -1, keepdims=True)
-    grad_scores = attn * (matmul(grad, _transpose(value)) - row_mean) * scale
+    # Each row of scores moves by attn * (its own gradient - the row's mean gradient), where attn
+    # is weights * share.
+    grad = grad.astype(jnp.float32) * share
+    row_mean = jnp.sum(grad * out.astype(jnp.float32), -1, keepdims=True)
+    grad = grad.astype(value.dtype)
+    grad_scores = weights * (matmul(grad, value.swapaxes(-1, -2)) - row_mean)
     grad_scores = grad_scores.astype(query.dtype)
     return (
-        matmul(grad_scores, key).astype(query.dtype),
-        matmul(_transpose(grad_scores), query).astype(key.dtype),
-        matmul(_transpose(attn), grad).astype(value.dtype),
+        matmul(grad_scores, key * scale).astype(query.dtype),
+        matmul(grad_scores.swapaxes(-1, -2), query * scale).astype(key.dtype),
+        matmul(weights.swapaxes(-1, -2), grad).astype(value.dtype),
     )
 
 
@@ -62,11 +59,6 @@ attend.defvjp(_attend_forward, _attend_backward)
 
 def _unnormalised(query, key):
     """exp(score - row maximum), and its sums over s, both float32."""
-    scores = matmul(query * query.shape[-1] ** -0.5, _transpose(key))
+    scores = matmul(query * query.shape[-1] ** -0.5, key.swapaxes(-1, -2))
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))
     return weights, weights.sum(-1, keepdims=True)
-
-
-def _transpose(x):
-    """The transposed matrix, written to memory (see `attend`)."""
-    return jax.lax.optimization_barrier(x.swapaxes(-1, -2))

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from regvit_jax.attention import KEPT
 from regvit_jax.blocks import Block, BlockTrace, Dense, norm_layer
 from regvit_jax.chunks import chunk_size, map_chunks
 from regvit_jax.config import ViTConfig
@@ -32,9 +31,6 @@ from regvit_jax.positions import resample_pos_embed
 from regvit_jax.rotary import turn_of
 from regvit_jax.shapes import shapes
 from regvit_jax.tokens import TokenLayout, resolve_layers
-
-STACKED = "blocks"
-"""Where `stack_blocks` puts the parameters of all blocks."""
 
 
 class ViTTrace(NamedTuple):
@@ -185,14 +181,11 @@ class DeiT3(nn.Module):
             (x, turn), layout = edit.enter(x, turn, layout), edit.layout(layout)
         embedded = x
         blocks: list[BlockTrace | None] = []
-        if STACKED in self.variables["params"] and not kept and edit is None:
-            x = self._scan_blocks(x, drop_path, turn)
-        else:
-            for layer, block in enumerate(self.blocks):
-                change = UNCHANGED if edit is None else edit.inside(layer)
-                trace = block(x, None if drop_path is None else drop_path[:, layer], turn, change)
-                blocks.append(trace if layer in kept else None)
-                x = trace.tokens if edit is None else edit.after(layer, trace.tokens)
+        for layer, block in enumerate(self.blocks):
+            change = UNCHANGED if edit is None else edit.inside(layer)
+            trace = block(x, None if drop_path is None else drop_path[:, layer], turn, change)
+            blocks.append(trace if layer in kept else None)
+            x = trace.tokens if edit is None else edit.after(layer, trace.tokens)
         normed = x if self.config.pooled_norm else self.norm(x)
         pooled = self._pool(normed, layout)
         logits = self.head(pooled) if self.config.num_classes else pooled
@@ -228,22 +221,6 @@ class DeiT3(nn.Module):
             pooled = jnp.concatenate([normed[:, 0], pooled], axis=-1)
         return self.fc_norm(pooled) if self.config.pooled_norm else pooled
 
-    def _scan_blocks(self, x, drop_path, turn):
-        """All blocks in a loop; its gradient keeps products and attention, and repeats the rest."""
-        block = Block(self.config, self.dtype, parent=None)
-
-        def run(x, layer):
-            params, factors = layer
-            return block.apply({"params": params}, x, factors, turn).tokens, None
-
-        policies = jax.checkpoint_policies
-        kept = policies.save_from_both_policies(
-            policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(*KEPT)
-        )
-        run = jax.checkpoint(run, policy=kept, prevent_cse=False)
-        factors = None if drop_path is None else drop_path.swapaxes(0, 1)
-        return jax.lax.scan(run, x, (self.variables["params"][STACKED], factors))[0]
-
 
 def init_params(model: DeiT3, rng: Key[Array, ""]) -> dict[str, Any]:
     """Start values of all parameters.
@@ -266,27 +243,3 @@ def init_params(model: DeiT3, rng: Key[Array, ""]) -> dict[str, Any]:
         return params
 
     return start(jax.random.split(rng, 1 + config.depth))
-
-
-def stack_blocks(params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters with those of all blocks stacked: a model that has them so loops over them.
-
-    One block is compiled instead of all, and the gradient takes half the memory: what training on
-    a CPU needs. `unstack_blocks` undoes it.
-    """
-    names = [name for name in params if name.startswith("blocks_")]
-    in_order = [params[name] for name in sorted(names, key=_block_index)]
-    rest = {name: leaf for name, leaf in params.items() if name not in names}
-    return rest | {STACKED: jax.tree.map(lambda *leaves: jnp.stack(leaves), *in_order)}
-
-
-def unstack_blocks(params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters with those of each block by themselves, as checkpoints hold them."""
-    stacked = params[STACKED]
-    depth = len(jax.tree.leaves(stacked)[0])
-    blocks = {f"blocks_{i}": jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(depth)}
-    return {name: leaf for name, leaf in params.items() if name != STACKED} | blocks
-
-
-def _block_index(name: str) -> int:
-    return int(name.removeprefix("blocks_"))

@@ -21,7 +21,7 @@ from regvit_jax.chunks import chunk_size
 from regvit_jax.drop_path import draw_drop_path
 from regvit_jax.errors import InputError
 from regvit_jax.memory import release_free_memory
-from regvit_jax.model import DeiT3, stack_blocks, unstack_blocks
+from regvit_jax.model import DeiT3
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.train.augment import augment, draw_augment
 from regvit_jax.train.losses import LOSSES, targets_of
@@ -87,18 +87,15 @@ def make_train_step(
 ) -> TrainStep:
     """Returns `step(state, batch) -> (state, metrics)`; the state that goes in is used up."""
     batch_loss = make_batch_loss(model, recipe, preprocess)
-    loops = jax.default_backend() == "cpu"  # half the memory; an accelerator wants the whole graph
     decay = recipe.optim.ema_decay
 
     def step(state: TrainState, batch: TrainBatch, rng: Key[Array, ""]):
         size = batch.labels.shape[0]
         indices = jax.lax.axis_index(AXIS) * size + jnp.arange(size)
         draws = draw(jax.random.fold_in(rng, state.step), indices, recipe)
-        params = stack_blocks(state.params) if loops else state.params
         parts = recipe.accumulation_steps
-        found = mean_gradient(batch_loss, params, batch, draws, parts)
-        loss, grads = jax.lax.pmean(found, AXIS)
-        grads = unstack_blocks(grads) if loops else grads
+        found = mean_gradient(batch_loss, state.params, batch, draws, parts)
+        loss, grads = jax.lax.pmean(found, AXIS) if jax.device_count() > 1 else found
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = None if state.ema is None else optax.incremental_update(params, state.ema, 1 - decay)
