@@ -1,6 +1,7 @@
 """Tests run on four virtual CPU devices; comparisons with PyTorch skip where it is absent."""
 
 import os
+import signal
 import traceback
 import warnings
 from pathlib import Path
@@ -18,6 +19,12 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+# `nohup` and shells that start a command with `&` hand down signals that are ignored.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, usual)
 
 TESTS = Path(__file__).parent
 REAL_DATA = Path(os.environ.get("REGVIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
