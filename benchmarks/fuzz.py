@@ -159,7 +159,7 @@ def _judge(reader: fuzz_readers.Reader, case: Case, folder: Path, whole: Any) ->
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(folder / "whole" / case.reader, place)
     kind = _damage(place / case.file, case.seed)
-    before, start = _peak(), time.monotonic()
+    before, start = _peak(), time.process_time()
     try:
         found = _quietly(reader.read, place)
         word = "equal" if found == whole else "read"
