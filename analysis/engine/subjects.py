@@ -28,7 +28,7 @@ from regvit_jax.data import open_source
 from regvit_jax.errors import InputError
 from regvit_jax.model import DeiT3, init_params
 from regvit_jax.preprocess import STUDY_PREPROCESS, Preprocess
-from regvit_jax.source import Source
+from regvit_jax.source import Source, composed
 
 _SLUG_LETTERS = 100
 _TWIN = " untrained"
@@ -205,6 +205,14 @@ def choose_shown(
             )
         shown.append(found[0])
     return np.unique(np.array(shown))
+
+
+def head_fits(subject: Subject, source: Source) -> bool:
+    """Whether a model's outputs are the classes of some images, in their order."""
+    names, config = source.class_names, subject.config
+    known = [composed(name) for name in subject.info.class_names]
+    is_classifier = config.num_classes == len(names) > 0 and config.head == "classifier"
+    return is_classifier and known in ([], [composed(name) for name in names])
 
 
 def images_json(source: Source, split: str, num_images: int, skipped: list[str]) -> dict[str, Any]:

@@ -190,14 +190,19 @@ def test_what_does_not_apply_is_left_out_with_a_sentence(tmp_path, checkpoints):
     flat = write_pictures(tmp_path / "pictures", 6, classes=("ant",))
     options = options_of(tmp_path / "out", checkpoints, flat, skip=(), image_size=32)
     questions, notes = all_command.open_questions(options)
-    assert [question.name for question in questions] == [*IN_ONE_PASS, "reconstruction", "ablate"]
+    assert [question.name for question in questions] == [
+        *IN_ONE_PASS,
+        "reconstruction",
+        "ablate",
+        "neurons",
+    ]
     assert len(notes) == 2
     assert notes[0].startswith("lost was left out: --image-size")
     assert "one" in notes[1] or "two or more" in notes[1]
     unlabelled = write_pictures(tmp_path / "flat", 6, classes=("",))
     options = options_of(tmp_path / "out", checkpoints, unlabelled, skip=(), split="train")
     questions, notes = all_command.open_questions(options)
-    assert [question.name for question in questions] == [*IN_ONE_PASS, "lost"]
+    assert [question.name for question in questions] == [*IN_ONE_PASS, "lost", "neurons"]
     assert "learn on the training part" in notes[0]
     with pytest.raises(InputError, match="No analysis is left"):
         all_command.open_questions(

@@ -56,8 +56,17 @@ class Moments(NamedTuple):
     """Those of some images."""
 
 
-def conditions_of(layout: TokenLayout, control_patches: int) -> list[Condition]:
-    """What is done to a model's tokens, the control last."""
+def conditions_of(
+    layout: TokenLayout, control_patches: int, num_trained: int | None = None
+) -> list[Condition]:
+    """What is done to a model's tokens, the control last.
+
+    Args:
+      layout: Of the tokens.
+      control_patches: How many.
+      num_trained: Registers that can be dropped, all unless given: test-time registers are part of
+        what such a model is.
+    """
     registers = tuple(range(layout.has_cls, layout.num_specials))
     count = len(registers)
     found = []
@@ -70,8 +79,10 @@ def conditions_of(layout: TokenLayout, control_patches: int) -> list[Condition]:
             ("registers_other_image", "other_image", "taken from another image"),
         ):
             found.append(Condition(name, f"{all_of_them} {words}", registers, way))
-        dropped = tuple(range(count))
-        found.append(Condition("registers_dropped", f"{all_of_them} dropped", drops=dropped))
+        dropped = tuple(range(count if num_trained is None else num_trained))
+        if dropped:
+            title = f"{all_of_them if len(dropped) == count else len(dropped)} dropped"
+            found.append(Condition("registers_dropped", title, drops=dropped))
         if 1 < count <= MOST_SINGLE:
             for number, place in enumerate(registers):
                 name, title = f"register_{number}_zeroed", f"register {number} zeroed"

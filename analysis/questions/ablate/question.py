@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from regvit_jax.analysis.discovery.features import Feature, default_feature
-from regvit_jax.analysis.discovery.survey import survey
+from regvit_jax.analysis.discovery.hits import hits_of, known_objects
 from regvit_jax.analysis.engine.analysis import (
     Analysis,
     Asked,
@@ -44,11 +44,9 @@ from regvit_jax.analysis.questions.ablate.scores import (
     Learned,
     Scores,
     named_rows,
-    score_of_boxes,
     scores_of_heads,
 )
 from regvit_jax.analysis.statistics.bootstrap import Estimate, Resampled
-from regvit_jax.image_folder import FolderSource
 from regvit_jax.model import DeiT3
 from regvit_jax.tokens import TokenLayout
 
@@ -101,11 +99,7 @@ def ask(options: AblateOptions, checkpoints: Sequence[Subject]) -> Asked:
     if options.has_labels:
         parts = open_labelled_parts(options)
         training, images = parts.training, parts.judged
-    objects = None
-    if not isinstance(images.source, FolderSource):  # which knows none
-        objects = survey(images.source, images.indices, options.skip_unreadable)
-    if objects is not None and not objects.has_objects:
-        objects = None
+    objects = known_objects(images, options.skip_unreadable)
     facts = {"num_train": 0 if training is None else len(training.indices)}
     return Asked(options, images, training, about=objects, facts=facts)
 
@@ -129,7 +123,8 @@ def keeps(subject: Subject, asked: Asked) -> dict[str, Keep]:
 def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
     """Every condition's scores, and what they cost against the untouched network."""
     options, layout = asked.options, layout_of(subject)
-    conditions = conditions_of(layout, options.control_patches)
+    count = subject.config.num_registers
+    conditions = conditions_of(layout, options.control_patches, count)
     judged = _judged(subject, kept, asked, conditions, layout)
     names, count = order(conditions), judged.num_rows
     learned = None
@@ -146,8 +141,9 @@ def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
         if key[1] != "untouched" and not key[2].endswith("_change")
     }
     if asked.about is not None:
-        found, rows = score_of_boxes(judged, asked.about, subject)
-        numbers |= _numbers(names, found, asked, len(rows))
+        hits = hits_of(judged.indices.tolist(), judged.read("boxes"), asked.about, subject)
+        corloc = {"corloc": hits.found.astype(float)}
+        numbers |= _numbers(names, corloc, asked, len(hits.rows))
     numbers.pop((ABLATE.name, "untouched", "same_answer"), None)
     titles = {condition.name: condition for condition in conditions}
     facts = {"conditions": {name: condition.title for name, condition in titles.items()}}

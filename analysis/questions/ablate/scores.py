@@ -9,14 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from regvit_jax.analysis.discovery.survey import Survey
 from regvit_jax.analysis.engine.columns import Columns
-from regvit_jax.analysis.engine.subjects import Subject
+from regvit_jax.analysis.engine.subjects import Subject, head_fits
 from regvit_jax.analysis.statistics.classifier import fit_linear
 from regvit_jax.analysis.statistics.neighbours import vote
 from regvit_jax.analysis.stopping import check
-from regvit_jax.boxes import HIT_IOU, best_iou, visible
-from regvit_jax.source import Source, composed
+from regvit_jax.source import Source
 
 Scores = dict[str, Float[np.ndarray, "n c"]]
 
@@ -26,14 +24,6 @@ class Learned(NamedTuple):
 
     features: Float[np.ndarray, "m d"]
     labels: Int[np.ndarray, " m"]
-
-
-def head_fits(subject: Subject, source: Source) -> bool:
-    """Whether a model's outputs are the classes of some images, in their order."""
-    names, config = source.class_names, subject.config
-    known = [composed(name) for name in subject.info.class_names]
-    is_classifier = config.num_classes == len(names) > 0 and config.head == "classifier"
-    return is_classifier and known in ([], [composed(name) for name in names])
 
 
 def scores_of_heads(
@@ -67,29 +57,6 @@ def scores_of_heads(
     found["neighbours"] = np.stack(by_vote, axis=1).astype(float)
     found["linear"] = np.stack(by_plane, axis=1).astype(float)
     return found
-
-
-def score_of_boxes(
-    judged: Columns, images: Survey, subject: Subject
-) -> tuple[Scores, Int[np.ndarray, " m"]]:
-    """Whether each image's box finds an object, "corloc", and the rows that have objects."""
-    hits: list[list[bool]] = []
-    rows: list[int] = []
-    for row, (index, boxes) in enumerate(
-        zip(judged.indices.tolist(), judged.read("boxes"), strict=True)
-    ):
-        facts = images.facts.get(index)
-        if facts is None:
-            continue
-        objects = subject.preprocess.boxes(facts.boxes, facts.width, facts.height)
-        objects = objects[visible(objects)]
-        if len(objects):
-            rows.append(row)
-            pixels = boxes * float(subject.config.patch_size)
-            hits.append([best_iou(box, objects) >= HIT_IOU for box in pixels])
-    if not rows:
-        return {}, np.array(rows, int)
-    return {"corloc": np.array(hits, float)}, np.array(rows)
 
 
 def named_rows(names: Sequence[str], scores: Scores) -> dict[tuple[str, str], np.ndarray]:
