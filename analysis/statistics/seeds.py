@@ -23,10 +23,10 @@ Scope = Literal["supported", "not supported", "cannot tell", "in this pair of mo
 
 
 class OverSeeds(NamedTuple):
-    """The difference of two recipes."""
+    """The difference of two recipes, or the mean of one."""
 
     value: float
-    """Mean of the second recipe's runs minus mean of the first's."""
+    """Mean of the second recipe's runs minus mean of the first's; or the mean."""
     runs: tuple[int, int]
     low: float | None
     """None with fewer than `MIN_SEEDS` runs a side."""
@@ -51,6 +51,20 @@ def difference(first: Values, second: Values) -> OverSeeds:
     freedom = parts.sum() ** 2 / (parts**2 / np.array([len(a) - 1, len(b) - 1])).sum()
     half = _quantile(float(freedom)) * error
     return OverSeeds(value, runs, value - half, value + half)
+
+
+def mean(values: Values) -> OverSeeds:
+    """The mean of one recipe's runs, with Student's 95 % interval over training runs.
+
+    Args:
+      values: One value for each run.
+    """
+    each = np.asarray(values, np.float64)
+    found, runs = float(each.mean()), (len(each), 0)
+    if len(each) < MIN_SEEDS:
+        return OverSeeds(found, runs, None, None)
+    half = _quantile(float(len(each) - 1)) * float(each.std(ddof=1)) / len(each) ** 0.5
+    return OverSeeds(found, runs, found - half, found + half)
 
 
 def scope(found: OverSeeds, expected: int, null: float = 0.0) -> Scope:

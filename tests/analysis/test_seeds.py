@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from regvit_jax.analysis.statistics.seeds import MIN_SEEDS, difference, scope
+from regvit_jax.analysis.statistics.seeds import MIN_SEEDS, difference, mean, scope
 
 
 @pytest.mark.parametrize("sizes", [(3, 3), (3, 7), (5, 4)])
@@ -63,3 +63,12 @@ def test_fewer_than_three_runs_speak_of_their_pair_only():
 def test_runs_without_spread_have_an_interval_of_one_point():
     found = difference([1.0] * 3, [2.0] * 3)
     assert (found.low, found.high) == (1.0, 1.0)
+
+
+def test_the_interval_of_a_mean_is_scipys_students():
+    values = np.random.default_rng(3).normal(2, 1, 5)
+    found = mean(values)
+    expected = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert found.value == pytest.approx(values.mean(), abs=1e-12)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert mean(values[: MIN_SEEDS - 1]).low is None
