@@ -1,13 +1,11 @@
 # Set-up, tests, and the main job as a pipeline of commands whose stages are files.
 #
-#   make reproduce                                  train six tiny models without and with registers,
-#                                                   analyse them, write runs/demo/report.html
-#   make reproduce SCALE=digits                     the same with two models that learn digits
+#   make reproduce                                  train two small models on embedded data, analyse
+#                                                   both, write runs/demo/report.html
 #   make reproduce SCALE=imagenette DATA=folder     the same on photographs, two seeds; VOC=folder adds
 #                                                   LOST with boxes
 #   make reproduce SCALE=full DATA=imagenet2012     the whole study; `make plan SCALE=full` says how long
 #   make reproduce DATA=images CHECKPOINTS="a b"    the same analyses of your checkpoints and images
-#   make sweep                                      0 to 16 registers, five seeds each: a table and a figure
 #   make test                                       all tests
 #   make coverage                                   all tests, and which lines none of them runs
 #   make lint                                       format, style and types
@@ -38,7 +36,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NEEDS := $(VENV)/needs
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: reproduce plan sweep test coverage lint bench docs constraints clean FORCE
+.PHONY: reproduce plan test coverage lint bench docs constraints clean FORCE
 .DEFAULT_GOAL := reproduce
 
 # --- set-up ------------------------------------------------------------------------------------
@@ -77,12 +75,6 @@ OUT ?= runs/own
 MODELS := $(CHECKPOINTS)
 $(if $(DATA),,$(error DATA=path/to/images is needed with CHECKPOINTS))
 else ifeq ($(SCALE),demo)
-DATA ?= cues
-PRESET := organism
-SEEDS ?= 0 1 2
-NUM_IMAGES ?= 1000
-NUM_TRAIN_IMAGES ?= 500
-else ifeq ($(SCALE),digits)
 DATA ?= digits
 PRESET := demo
 NUM_IMAGES ?= 500
@@ -97,7 +89,7 @@ PRESET := study
 REGISTERS ?= 0 1 2 4 8 16
 NUM_TRAIN_IMAGES ?= 100000
 else
-$(error SCALE is demo, digits, imagenette or full, not $(SCALE))
+$(error SCALE is demo, imagenette or full, not $(SCALE))
 endif
 OUT ?= runs/$(SCALE)
 REGISTERS ?= 0 4
@@ -138,10 +130,6 @@ $(OUT)/report.html: $(OUT)/inputs.txt $(TRAINED) $(VOC_RESULTS) | $(NEEDS)-run
 ifdef VOC
 	$(BIN)/regvit-analyze report --runs $(MODELS) --out $@ --results $$(ls $(@D)/*/results.json | xargs -n 1 dirname)
 endif
-
-# Norm, attention and accuracy against the number of registers, with intervals over seeds.
-sweep: | $(NEEDS)-run
-	$(BIN)/python -m benchmarks.organism --job sweep --registers 0 1 2 4 8 16 --seeds 0 1 2 3 4 --out runs/organism --figure runs/sweep.png
 
 # --- quality -----------------------------------------------------------------------------------
 

@@ -4,8 +4,7 @@
 every seed asked for, measures each run on the same 1,000 validation mosaics, and prints one row for
 each number of registers, with intervals over seeds. What is finished is not done again: runs lie in
 `--out`, and the same command goes on there. `--keep` adds every run to the results; `--write` puts
-the tables of the newest ones into docs/organism.md. `make sweep` is this command with six numbers
-of registers, and draws the figure.
+the tables of the newest ones into docs/organism.md; `--figure` draws them.
 """
 
 import argparse
