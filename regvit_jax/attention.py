@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from regvit_jax.chunks import one_head_at_a_time
 from regvit_jax.product import matmul
 
 
@@ -27,7 +28,11 @@ def attend(
     The softmax divides after the value product, and its gradient by hand does the same: passes
     over t x e numbers instead of t x s.
     """
-    return _attend_forward(query, key, value)[0]
+    if not one_head_at_a_time(query.shape[-2]):
+        return _attend_forward(query, key, value)[0]
+    by_head = [jnp.moveaxis(x, 1, 0)[:, :, None] for x in (query, key, value)]
+    out = jax.lax.map(lambda head: _attend_forward(*head)[0], tuple(by_head))
+    return jnp.moveaxis(out[:, :, 0], 0, 1)
 
 
 def _attend_forward(query, key, value):

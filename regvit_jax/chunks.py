@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 
 CPU_TOKENS = 1100
+CPU_HEADS_TOGETHER = 512
+"""Tokens of which the scores of all heads of a small network are still in the cache."""
 
 Tree = TypeVar("Tree")
 
@@ -28,6 +30,11 @@ def chunk_size(batch_size: int, num_tokens: int) -> int:
     fitting = max(1, CPU_TOKENS // num_tokens)
     power_of_two = 1 << (fitting.bit_length() - 1)  # divides the usual batch sizes
     return min(batch_size, power_of_two)
+
+
+def one_head_at_a_time(num_tokens: int) -> bool:
+    """Whether attention should pass its heads one by one, so that scores stay in a CPU's cache."""
+    return jax.default_backend() == "cpu" and num_tokens > CPU_HEADS_TOGETHER
 
 
 def map_chunks(function: Callable[[jax.Array], Tree], batch: jax.Array, size: int) -> Tree:

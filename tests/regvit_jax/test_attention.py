@@ -29,6 +29,19 @@ def test_attention_equals_float64():
     np.testing.assert_allclose(attend(query, key, value), out, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("num_queries", [5, 600])
+def test_many_tokens_pass_head_by_head(num_queries):
+    """Their scores would not fit into a CPU's cache together."""
+    rngs = jax.random.split(jax.random.key(1), 3)
+    query, key, value = (2.0 * jax.random.normal(rng, (2, 3, 600, 4)) for rng in rngs)
+    query = query[:, :, :num_queries]
+    text = jax.jit(attend).lower(query, key, value).as_text()
+    assert ("while" in text) == (num_queries == 600)
+    np.testing.assert_allclose(
+        attend(query, key, value), in_float64(query, key, value)[1], rtol=0, atol=2e-6
+    )
+
+
 def test_huge_scores_do_not_overflow():
     query, key, value = projections()
     out = attend(100.0 * query, 100.0 * key, value)
