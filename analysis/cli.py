@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import inspect
 import operator
 import sys
 import typing
@@ -18,14 +19,14 @@ from regvit_jax.analysis.options import AllOptions, CompareOptions, ReportOption
 from regvit_jax.analysis.questions import analysis_of, known
 from regvit_jax.analysis.spoken import shown
 from regvit_jax.analysis.stopping import stoppable
+from regvit_jax.command_line import check_arguments, in_our_words
 from regvit_jax.console import VERSION_HINT, run
 from regvit_jax.errors import InputError
 from regvit_jax.repeated import gathered
 
 RUN = "run"
+FIRST: dict[str, type] = {"look": LookOptions, "explore": ExploreOptions}
 OTHERS: dict[str, type] = {
-    "look": LookOptions,
-    "explore": ExploreOptions,
     RUN: RunOptions,
     "all": AllOptions,
     "compare": CompareOptions,
@@ -35,7 +36,9 @@ OTHERS: dict[str, type] = {
 
 EXAMPLES = f"""What registers change, measured. {VERSION_HINT}
 
-Example: regvit-analyze norms --checkpoint runs/reg0 runs/reg4 --data photos --out runs/norms
+Examples:
+  regvit-analyze look photo.jpg --checkpoint runs/reg0 runs/reg4
+  regvit-analyze norms --checkpoint runs/reg0 runs/reg4 --data photos --out results/norms
 """
 
 
@@ -55,19 +58,32 @@ def _main() -> None:
 
 def _answer(arguments: Sequence[str]) -> list[str]:
     """Runs a command of the tool's; what it answers, line by line."""
-    kinds = {**known(), **OTHERS}
+    kinds = {**FIRST, **known(), **OTHERS}
+    check_arguments(arguments, kinds, "regvit-analyze")
+    in_short = arguments[:1] not in [[name] for name in kinds]
     commands = [
-        Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)]
+        Annotated[
+            kind,
+            tyro.conf.subcommand(
+                name, prefix_name=False, description=_first_lines(kind) if in_short else None
+            ),
+        ]
         for name, kind in kinds.items()
     ]
-    options: Any = tyro.cli(
-        functools.reduce(operator.or_, commands),  # type: ignore[call-overload]
-        args=gathered(arguments, _several(kinds.values()), {"--data"}),
-        prog="regvit-analyze",
-        description=EXAMPLES,
-    )
+    with in_our_words("regvit-analyze", *arguments[:1]):
+        options: Any = tyro.cli(
+            functools.reduce(operator.or_, commands),  # type: ignore[call-overload]
+            args=gathered(arguments, _several(kinds.values()), {"--data"}),
+            prog="regvit-analyze",
+            description=EXAMPLES,
+        )
     (name,) = (name for name, kind in kinds.items() if type(options) is kind)
     return _dispatch(name, options)
+
+
+def _first_lines(kind: type) -> str:
+    """The first sentence of a command's help."""
+    return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
 
 
 def _run_file(file: Path, arguments: Sequence[str]) -> list[str]:
@@ -75,12 +91,14 @@ def _run_file(file: Path, arguments: Sequence[str]) -> list[str]:
     from regvit_jax.analysis.own import load_analysis
 
     analysis, checksum = load_analysis(file)
-    options: Any = tyro.cli(
-        analysis.options,
-        args=gathered(arguments, _several([analysis.options]), {"--data"}),
-        prog=f"regvit-analyze {RUN} {file}",
-        description=f"{analysis.heading}. {analysis.text}",
-    )
+    check_arguments([RUN, *arguments], [RUN], "regvit-analyze")
+    with in_our_words():
+        options: Any = tyro.cli(
+            analysis.options,
+            args=gathered(arguments, _several([analysis.options]), {"--data"}),
+            prog=f"regvit-analyze {RUN} {file}",
+            description=f"{analysis.heading}. {analysis.text}",
+        )
     return _analyse(analysis, options, checksum)
 
 

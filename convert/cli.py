@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from regvit_jax import console
+from regvit_jax.command_line import check_arguments, in_our_words
 from regvit_jax.convert.choices import Choices
 from regvit_jax.convert.dialects import DIALECTS, ExportFamily, Family, FileFormat
 from regvit_jax.errors import InputError
@@ -153,17 +154,23 @@ def main() -> None:
     console.run(_main)
 
 
+COMMANDS: dict[str, type] = {
+    "import": Import,
+    "export": Export,
+    "inspect": Inspect,
+    "verify": Verify,
+    "families": Families,
+}
+
+
 def _main() -> None:
-    command = tyro.extras.subcommand_cli_from_dict(
-        {
-            "import": Import,
-            "export": Export,
-            "inspect": Inspect,
-            "verify": Verify,
-            "families": Families,
-        },
-        args=gathered(sys.argv[1:]),
-        prog="regvit-convert",
-        description=f"Convert checkpoints between PyTorch and regvit_jax. {console.VERSION_HINT}",
-    )
+    check_arguments(sys.argv[1:], COMMANDS, "regvit-convert")
+    with in_our_words("regvit-convert", *sys.argv[1:2]):
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            args=gathered(sys.argv[1:]),
+            prog="regvit-convert",
+            description="Convert checkpoints between PyTorch and regvit_jax. "
+            f"{console.VERSION_HINT}",
+        )
     command()

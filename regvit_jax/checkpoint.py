@@ -175,9 +175,23 @@ def resolve(directory: str | Path) -> Path:
             f"`{_import_command(source)}` first, and name what it writes."
         )
     raise InputError(
-        f"{directory} is not a checkpoint directory: it has no {CONFIG_FILE}. Expected what "
-        "`regvit-convert import` or `regvit-train run` wrote."
+        f"{directory} is not a checkpoint directory: it has no {CONFIG_FILE}. "
+        + (
+            _inside(directory)
+            or "Expected what `regvit-convert import` or `regvit-train run` wrote."
+        )
     )
+
+
+def _inside(directory: Path) -> str:
+    """Which checkpoints lie in a folder that is none: perhaps one of them was meant."""
+    places = (path for path in sorted(directory.iterdir()) if path.is_dir())
+    found = [
+        str(path)
+        for path in places
+        if any(_is_file(c / CONFIG_FILE) for c in (path, path / MODEL_FOLDER))
+    ]
+    return f"Did you mean {' or '.join(found[:4])}?" if found else ""
 
 
 def _is_file(path: Path) -> bool:

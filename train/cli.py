@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from regvit_jax import console
+from regvit_jax.command_line import check_arguments, in_our_words
 from regvit_jax.repeated import gathered
 from regvit_jax.train.cores import claim_cores
 from regvit_jax.train.hosts_config import HostsConfig
@@ -21,6 +22,7 @@ from regvit_jax.train.recipe import Recipe
 if TYPE_CHECKING:
     from regvit_jax.train.loop import Outcome
 
+COMMANDS = ("run", "eval", "pack", "sheet", "plan")
 DEFAULT_PRESET = "demo"
 SEVERAL = frozenset({"--registers"})
 """Options of several values; given again, they add to what was given."""
@@ -32,23 +34,20 @@ def main() -> None:
 
 
 def _main() -> None:
+    check_arguments(sys.argv[1:], COMMANDS, "regvit-train")
     arguments = gathered(sys.argv[1:], SEVERAL)
     default = _default_recipe(arguments)
-    tyro.extras.subcommand_cli_from_dict(
-        {
-            "run": _run_command(default),
-            "eval": _eval,
-            "pack": _pack,
-            "sheet": _sheet_command(default),
-            "plan": _plan_command(default),
-        },
-        args=arguments,
-        prog="regvit-train",
-        description="Train and evaluate vision transformers with registers. "
-        f"{console.VERSION_HINT}\n\n"
-        "Example: regvit-train run --num-registers 4 --data digits --out runs/reg4",
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands),
-    )
+    makers = (_run_command(default), _eval, _pack, _sheet_command(default), _plan_command(default))
+    with in_our_words("regvit-train", *sys.argv[1:2]):
+        tyro.extras.subcommand_cli_from_dict(
+            dict(zip(COMMANDS, makers, strict=True)),
+            args=arguments,
+            prog="regvit-train",
+            description="Train and evaluate vision transformers with registers. "
+            f"{console.VERSION_HINT}\n\n"
+            "Example: regvit-train run --num-registers 4 --data digits --out runs/reg4",
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands),
+        )
 
 
 def _run_command(default: Recipe) -> Callable[..., None]:
@@ -73,6 +72,7 @@ def _run_command(default: Recipe) -> Callable[..., None]:
           variant: Size of the preset's model: tiny, small, medium, base, large or huge.
           allow_changes: Continue a run with another configuration than it was started with.
         """
+        _say_preset(sys.argv[1:], recipe)
         claim_cores(recipe.data.batch_size, recipe.model, unit=2 if recipe.data.is_mixed else 1)
         from regvit_jax.compilation import cache_compilations
         from regvit_jax.train.hosts import is_first, join
@@ -87,6 +87,17 @@ def _run_command(default: Recipe) -> Callable[..., None]:
             raise SystemExit(128 + outcome.signal)
 
     return run
+
+
+def _say_preset(arguments: Sequence[str], recipe: Recipe) -> None:
+    """Says which recipe is used where none was chosen for images that it was not made for."""
+    chosen = any(argument.startswith(("--preset", "--init")) for argument in arguments)
+    if not chosen and recipe.data.data not in ("digits", "cues"):
+        sys.stderr.write(
+            f"No --preset was given: {DEFAULT_PRESET} is used, made for embedded digits "
+            f"({recipe.model.image_size} px, {recipe.epochs:g} epochs). For photographs: "
+            "--preset imagenette.\n"
+        )
 
 
 def _report(outcome: "Outcome", out: Path) -> None:

@@ -307,7 +307,8 @@ def _title(model: Json) -> str:
 
 def summary_lines(results: dict[str, Any]) -> list[str]:
     """What the command prints at the end: the differences that leave out zero, on images enough."""
-    lines = [f"{len(results['models'])} models, {len(results['headlines'])} headline numbers."]
+    count, numbers = len(results["models"]), len(results["headlines"])
+    lines = [f"{count} model{'s' if count != 1 else ''}, {numbers} headline numbers."]
     for number in results["headlines"]:
         scale, unit = (100, " points") if number["is_share"] else (1, "")
         for label, e in number["differences"].items():

@@ -268,3 +268,12 @@ def test_a_link_in_a_ring_is_no_checkpoint(tmp_path):
 def test_a_checkpoint_of_earlier_versions_without_checksums_opens(checkpoint):
     (checkpoint / "checksums.json").unlink()
     assert load(str(checkpoint))[0].config == CONFIG
+
+
+def test_a_folder_of_runs_is_answered_with_the_runs_in_it(tmp_path, params):
+    for name in ("reg0", "reg4"):
+        save(tmp_path / name / "model", params, INFO)
+    (tmp_path / "norms").mkdir()
+    with pytest.raises(InputError) as refused:
+        resolve(tmp_path)
+    assert str(refused.value).endswith(f"Did you mean {tmp_path / 'reg0'} or {tmp_path / 'reg4'}?")

@@ -12,6 +12,7 @@ import regvit_jax.train.evaluate
 import regvit_jax.train.loop
 from regvit_jax import checkpoint
 from regvit_jax.model import DeiT3, init_params
+from regvit_jax.train.cli import _say_preset
 from regvit_jax.train.loop import Outcome
 from regvit_jax.train.presets import preset
 
@@ -116,3 +117,15 @@ def test_an_option_that_is_given_twice_is_refused_and_registers_add_up(call, cap
     assert "--seed is given twice" in capsys.readouterr().err
     call("plan", "--registers", 0, "--registers", 4, "--tflops", 1)
     assert [line[:5] for line in capsys.readouterr().out.splitlines()[:2]] == ["R = 0", "R = 4"]
+
+
+def test_the_demo_recipe_is_not_used_on_photographs_in_silence(capsys):
+    recipe = preset("demo")
+    photographs = dataclasses.replace(
+        recipe, data=dataclasses.replace(recipe.data, data="photographs")
+    )
+    _say_preset(["run", "--data", "photographs"], photographs)
+    assert "No --preset was given: demo is used" in capsys.readouterr().err
+    _say_preset(["run", "--data", "photographs", "--preset", "demo"], photographs)
+    _say_preset(["run", "--data", "digits"], recipe)
+    assert capsys.readouterr().err == ""
