@@ -195,6 +195,7 @@ def test_what_does_not_apply_is_left_out_with_a_sentence(tmp_path, checkpoints):
         "reconstruction",
         "ablate",
         "neurons",
+        "sinks",
     ]
     assert len(notes) == 2
     assert notes[0].startswith("lost was left out: --image-size")
@@ -202,7 +203,7 @@ def test_what_does_not_apply_is_left_out_with_a_sentence(tmp_path, checkpoints):
     unlabelled = write_pictures(tmp_path / "flat", 6, classes=("",))
     options = options_of(tmp_path / "out", checkpoints, unlabelled, skip=(), split="train")
     questions, notes = all_command.open_questions(options)
-    assert [question.name for question in questions] == [*IN_ONE_PASS, "lost", "neurons"]
+    assert [question.name for question in questions] == [*IN_ONE_PASS, "lost", "neurons", "sinks"]
     assert "learn on the training part" in notes[0]
     with pytest.raises(InputError, match="No analysis is left"):
         all_command.open_questions(

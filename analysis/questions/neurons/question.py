@@ -31,8 +31,8 @@ from regvit_jax.analysis.engine.columns import Columns
 from regvit_jax.analysis.engine.passes import run_after
 from regvit_jax.analysis.engine.question import Keep, Kept, shown_pixels
 from regvit_jax.analysis.engine.subjects import Subject, choose_shown, head_fits
-from regvit_jax.analysis.outliers.labels import CONVOLVED
-from regvit_jax.analysis.outliers.layers import ModelVerdict, judge_layers
+from regvit_jax.analysis.outliers.all_layers import cut_of, kept_layers, verdict_of
+from regvit_jax.analysis.outliers.layers import ModelVerdict
 from regvit_jax.analysis.questions.neurons.figures import (
     Sweep,
     SweptMaps,
@@ -51,7 +51,6 @@ from regvit_jax.analysis.questions.neurons.sweep import (
 )
 from regvit_jax.analysis.questions.neurons.units import (
     Where,
-    kept_layers,
     kept_scores,
     ranked,
     scores_of,
@@ -126,7 +125,7 @@ def keeps(subject: Subject, asked: Asked) -> dict[str, Keep]:
 def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
     """Units, sweep, and the network with test-time registers; nothing without outliers."""
     options, layers = asked.options, kept["layers"]
-    before = verdict_of(layers, subject, asked)
+    before = judged(layers, subject, asked)
     facts = {"outliers": {"answer": before.answer, "reason": before.reason}}
     if before.strongest is None:
         answer = "has no outlier tokens" if before.answer == "not found" else "may have none"
@@ -157,23 +156,21 @@ def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
     return Measured(layers.num_rows, numbers, facts, remarks=remarks, drawn=drawn)
 
 
-def verdict_of(layers: Columns, subject: Subject, asked: Asked) -> ModelVerdict:
+def judged(layers: Columns, subject: Subject, asked: Asked) -> ModelVerdict:
     """Whether there are outliers, layer by layer."""
     grid = DeiT3(subject.config).layout((1, *subject.preprocess.shape)).grid
-    streams = (layers.read(f"layer_{i}") for i in range(subject.config.depth + 1))
-    return judge_layers(streams, grid, layers.read(CONVOLVED), asked.bootstrap(layers.num_rows))
+    return verdict_of(layers, subject.config.depth, grid, asked.bootstrap(layers.num_rows))
 
 
 def where_of(verdict: ModelVerdict, options: NeuronsOptions, subject: Subject) -> Where:
     """Outliers as the verdict has them where they are furthest out; units up to their first."""
-    assert verdict.strongest is not None
-    group = verdict.layers[verdict.strongest].group
-    assert group is not None
+    cut = cut_of(verdict)
+    assert cut is not None
     found = [i for i, layer in enumerate(verdict.layers) if i and layer.answer == "found"]
     top = found[0] - 1
     if options.top_block is not None:
         (top,) = resolve_layers((options.top_block,), subject.config.depth)
-    return Where(verdict.strongest - 1, group.cut_ratio, top)
+    return Where(*cut, top)
 
 
 def choose(tried: Sequence[Tried], shares: Sequence[float]) -> Tried:
@@ -276,7 +273,7 @@ def _shifted(
         maps.append(
             SweptMaps(asked.images.named(index), pixels, *(np.reshape(m, grid) for m in both))
         )
-    return verdict_of(after, subject, asked), maps
+    return judged(after, subject, asked), maps
 
 
 def _chosen_numbers(numbers: Mapping[Key, Number], chosen: Tried, count: int) -> dict[Key, Number]:

@@ -17,7 +17,8 @@ from regvit_jax.analysis.discovery.lost import lost
 from regvit_jax.analysis.engine.extract import Forward
 from regvit_jax.analysis.engine.question import Keep
 from regvit_jax.analysis.engine.subjects import Images
-from regvit_jax.analysis.questions.neurons.units import Where, as_mask, contrast, layer_norms
+from regvit_jax.analysis.outliers.all_layers import contrast, layer_norms
+from regvit_jax.analysis.questions.neurons.units import Where, as_mask
 from regvit_jax.config import ShiftRule
 from regvit_jax.edits import Edit, shift_units, zero_units
 from regvit_jax.model import ViTTrace

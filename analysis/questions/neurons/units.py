@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from regvit_jax.analysis.engine.question import Keep
 from regvit_jax.analysis.engine.subjects import Images
-from regvit_jax.analysis.outliers.labels import CONVOLVED, l2_norm
+from regvit_jax.analysis.outliers.all_layers import contrast
 from regvit_jax.batches import Batch
 from regvit_jax.config import ShiftRule
 from regvit_jax.model import ViTTrace
@@ -32,25 +32,6 @@ class Where(NamedTuple):
     """An outlier's norm, in units of the median of its image's patches, is this or more."""
     top_block: int
     """The last one whose units are looked at."""
-
-
-def kept_layers(images: Images, preprocess: Preprocess) -> Keep:
-    """Keeps the norms of the patches: "convolved", "layer_0" (before the blocks), "layer_1", ..."""
-    return Keep(("patch norms of all layers",), images, preprocess, layer_norms)
-
-
-def layer_norms(trace: ViTTrace, layout: TokenLayout) -> dict[str, Float[Array, "b p"]]:
-    """The columns of `kept_layers`."""
-    streams = [trace.embedded, *(block.tokens for block in trace.blocks if block is not None)]
-    found = {f"layer_{i}": l2_norm(x[:, layout.patches]) for i, x in enumerate(streams)}
-    return found | {CONVOLVED: l2_norm(trace.patch_embed)}
-
-
-def contrast(tokens: Float[Array, "b t d"], layout: TokenLayout) -> Float[Array, "b t"]:
-    """Norms of all tokens, in units of the median of their image's patches."""
-    norms = l2_norm(tokens)
-    median = jnp.median(norms[:, layout.patches], axis=1, keepdims=True)
-    return norms / jnp.maximum(median, 1e-12)
 
 
 def kept_scores(images: Images, preprocess: Preprocess, where: Where, rule: ShiftRule) -> Keep:
