@@ -111,6 +111,17 @@ class CuesSource:
             token_targets=mosaic.targets,
         )
 
+    @property
+    def mask_classes(self) -> tuple[str, ...]:
+        return ("background", "digit", "cue", "source")
+
+    @property
+    def masked(self) -> Int[np.ndarray, " n"]:
+        return np.arange(len(self))
+
+    def mask(self, index: int) -> UInt8[np.ndarray, "h w"]:
+        return np.kron(self.draw(index).kinds, np.ones((PATCH_SIZE, PATCH_SIZE))).astype(np.uint8)
+
     def at_epoch(self, epoch: int) -> "CuesSource":
         """Other mosaics of the same classes; late ones ask nothing of the background."""
         return dataclasses.replace(self, epoch=epoch)

@@ -69,6 +69,8 @@ class Scene(NamedTuple):
     label: int
     box: Int[np.ndarray, " 4"]
     """Around the digit: (x0, y0, x1, y1), half-open, in pixels."""
+    mask: UInt8[np.ndarray, "h w"]
+    """1 where the digit's ink is, 0 elsewhere."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +121,17 @@ class DigitsSource:
         scene = self.draw(index)
         return Sample(Image.fromarray(scene.pixels), scene.label, scene.box[None].astype(float))
 
+    @property
+    def mask_classes(self) -> tuple[str, ...]:
+        return ("background", "digit")
+
+    @property
+    def masked(self) -> Int[np.ndarray, " n"]:
+        return np.arange(len(self))
+
+    def mask(self, index: int) -> UInt8[np.ndarray, "h w"]:
+        return self.draw(index).mask
+
     def at_epoch(self, epoch: int) -> "DigitsSource":
         """The same digits elsewhere, on other textures."""
         return dataclasses.replace(self, epoch=epoch)
@@ -139,7 +152,10 @@ class DigitsSource:
         ink = _draw_ink(canvases[index % len(canvases)], self.size, generator)
         image = draw_texture(textures[generator.integers(len(textures))], self.size, generator)
         box = _place(image, ink, generator)
-        return Scene(image.round().astype(np.uint8), int(labels[index % len(labels)]), box)
+        mask = np.zeros(image.shape[:2], np.uint8)
+        mask[box[1] : box[3], box[0] : box[2]] = ink >= _VISIBLE
+        label = int(labels[index % len(labels)])
+        return Scene(image.round().astype(np.uint8), label, box, mask)
 
 
 def check_libraries(data: str) -> None:

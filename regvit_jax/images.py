@@ -81,6 +81,26 @@ def read_image(file: Path | bytes, name: str | None = None, shrink: int = 1) -> 
         return _upright(image, name)
 
 
+def read_indices(file: Path) -> UInt8[np.ndarray, "h w"]:
+    """The numbers of an image with a palette, or of a grey one of 8 bits, as they are stored.
+
+    Args:
+      file: Its path.
+
+    Raises:
+      InputError: If it is missing, cut short, too large or of another kind.
+    """
+    name = _name_of(file)
+    with _opened(file, name) as image:
+        _load(image, name)
+        if image.mode not in ("P", "L"):
+            raise InputError(
+                f"{name} is an image of mode {image.mode}; expected numbers: a palette, or grey of "
+                "8 bits."
+            )
+        return np.asarray(image, np.uint8)
+
+
 def read_size(file: Path | bytes, name: str | None = None) -> tuple[int, int]:
     """Width and height of an image turned upright, from the head of its file.
 

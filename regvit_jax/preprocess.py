@@ -121,6 +121,27 @@ class Preprocess:
             offset = np.array([left, top, left, top])
         return (boxes * scale - offset).clip(0, np.array([self.width, self.height] * 2))
 
+    def mask(self, values: UInt8[np.ndarray, "a b"], void: int) -> UInt8[np.ndarray, "h w"]:
+        """What becomes of a mask as of its image: each pixel of the result has one pixel's value.
+
+        Args:
+          values: Of every pixel of the upright image.
+          void: Where a padded image has no pixels.
+        """
+        image, nearest = Image.fromarray(values), Image.Resampling.NEAREST
+        if self.resize == "pad":
+            padded = np.full((self.height, self.width), void, np.uint8)
+            padded[: values.shape[0], : values.shape[1]] = values
+            return padded
+        if self.resize == "squash":
+            return np.asarray(image.resize((self.width, self.height), nearest))
+        width, height = _short_side_to(self.short_side, *image.size)
+        left, top = self._start(width, height)
+        across, down = image.width / width, image.height / height
+        box = (left * across, top * down, (left + self.width) * across, (top + self.height) * down)
+        box = (*box[:2], min(box[2], image.width), min(box[3], image.height))
+        return np.asarray(image.resize((self.width, self.height), nearest, box))
+
     def normalise(self, pixels: Shaped[Any, "*b h w v"]) -> Float[Any, "*b h w 3"]:
         """The model's input, float32, as a JAX array; meant to run on the device, inside jit.
 

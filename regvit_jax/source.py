@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from regvit_jax.errors import InputError
 
 NO_BOXES = np.zeros((0, 4))
+VOID = 255
+"""In a mask: nobody says what this pixel shows."""
 
 
 class Sample(NamedTuple):
@@ -87,6 +89,25 @@ class TokenSource(Source, Protocol):
     @property
     def token_classes(self) -> int:
         """Classes that a patch can have."""
+        ...
+
+
+@runtime_checkable
+class MaskedSource(Source, Protocol):
+    """A source that knows what the pixels of some of its images show."""
+
+    @property
+    def mask_classes(self) -> tuple[str, ...]:
+        """What the values of masks mean; 0 is the background."""
+        ...
+
+    @property
+    def masked(self) -> Int[np.ndarray, " n"]:
+        """The images that have a mask."""
+        ...
+
+    def mask(self, index: int) -> UInt8[np.ndarray, "h w"]:
+        """The class of every pixel of an image as it is stored, upright; `VOID` where unknown."""
         ...
 
 

@@ -1,19 +1,30 @@
 """What does a Pascal VOC root hold? Photographs with the boxes of their objects, in lists."""
 
 import dataclasses
+import functools
 import os
 import warnings
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int, UInt8
+
 from regvit_jax.annotations import NOTHING, Annotation, in_frame, read_annotation
 from regvit_jax.errors import InputError
 from regvit_jax.folders import visible
-from regvit_jax.images import SUFFIXES, read_head, read_image
-from regvit_jax.source import Encoded, Sample, read_encoded
+from regvit_jax.images import SUFFIXES, read_head, read_image, read_indices, read_size
+from regvit_jax.source import VOID, Encoded, Sample, read_encoded
 from regvit_jax.splits import UNDIVIDED
 
 IMAGES, ANNOTATIONS, LISTS = "JPEGImages", "Annotations", "ImageSets/Main"
+MASKS = "SegmentationClass"
 WHOLE = "trainval"
+CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+"""Of objects; a mask has them from 1 on."""
 _HALVES = ("train", "val")
 """Splits that `WHOLE` stands for where they have no list."""
 _DEPTH = 3  # folders below a root in which a year is looked for
@@ -73,6 +84,42 @@ class VocSource:
         note = (self.root / ANNOTATIONS / self.file_names[index]).with_suffix(".xml")
         path = self.path(index)
         return in_frame(read_annotation(note), read_head(path), path)
+
+    @property
+    def mask_classes(self) -> tuple[str, ...]:
+        """Background, then the objects' classes."""
+        return ("background", *CLASSES)
+
+    @functools.cached_property
+    def masked(self) -> Int[np.ndarray, " n"]:
+        """The images that have a mask: in VOC 2012, 2,913 of 11,540."""
+        there = {path.stem for path in (self.root / MASKS).glob("*.png")}
+        found = [i for i, name in enumerate(self.file_names) if Path(name).stem in there]
+        return np.array(found, int)
+
+    def mask(self, index: int) -> UInt8[np.ndarray, "h w"]:
+        """The class of every pixel; `VOID` along the outlines of objects.
+
+        Raises:
+          InputError: If there is no mask, or it cannot be one of this image.
+        """
+        path = (self.root / MASKS / self.file_names[index]).with_suffix(".png")
+        if not path.is_file():
+            raise InputError(f"There is no mask at {path}.")
+        values = read_indices(path)
+        size = read_size(self.path(index))
+        if values.shape != size[::-1]:
+            raise InputError(
+                f"{path} has {values.shape[1]} x {values.shape[0]} px, its image {size[0]} x "
+                f"{size[1]}."
+            )
+        unknown = np.setdiff1d(values, [*range(len(self.mask_classes)), VOID])
+        if len(unknown):
+            raise InputError(
+                f"{path} has the value {unknown[0]}; expected 0 to {len(CLASSES)}, or {VOID} where "
+                "nothing is said. VOC's masks are PNGs with a palette."
+            )
+        return values
 
     @classmethod
     def open(cls, root: Path, split: str = WHOLE) -> "VocSource":

@@ -3,6 +3,7 @@
 Letters: n and m rows, d channels.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ def fit_linear(
     labels: Int[np.ndarray, " m"],
     seed: int,
     groups: Int[np.ndarray, " m"] | None = None,
+    tried: Sequence[float] = STRENGTHS,
 ) -> Linear:
     """Logistic regression: the strength chosen on a held-out tenth, then fitted to all.
 
@@ -46,6 +48,7 @@ def fit_linear(
       labels: Their classes, of which there are at least two.
       seed: Of the tenth.
       groups: Rows of a group, such as patches of an image, are held out together.
+      tried: Values of C, rising.
     """
     classes, places = np.unique(labels, return_inverse=True)
     problem = logistic.prepare(np.asarray(features, np.float32), places, len(classes))
@@ -53,11 +56,11 @@ def fit_linear(
     known = np.unique(groups)
     drawn = np.random.default_rng((seed, 1)).permutation(known)[: max(1, len(known) // HELD_OUT)]
     held_out = np.isin(groups, drawn)
-    strengths, tried = np.array(STRENGTHS), np.zeros(len(STRENGTHS))
+    strengths, shares = np.array(tried), np.zeros(len(tried))
     for place, weights in logistic.solve_path(problem, ~held_out, strengths):
         right = np.asarray(logistic.classify(problem.features, weights)) == places[:, None]
-        tried[place] = right[held_out].mean(axis=0)
-    best = int(tried.argmax())
+        shares[place] = right[held_out].mean(axis=0)
+    best = int(shares.argmax())
     everything = np.ones(len(labels), bool)
     solution = logistic.solve(problem, everything, strengths[best : best + 1])
     return Linear(problem, solution, classes, float(strengths[best]))

@@ -197,7 +197,7 @@ def test_what_does_not_apply_is_left_out_with_a_sentence(tmp_path, checkpoints):
         "neurons",
         "sinks",
     ]
-    assert len(notes) == 2
+    assert len(notes) == 3
     assert notes[0].startswith("lost was left out: --image-size")
     assert "one" in notes[1] or "two or more" in notes[1]
     unlabelled = write_pictures(tmp_path / "flat", 6, classes=("",))

@@ -127,7 +127,7 @@ def test_labels_are_balanced(train):
 def test_a_digit_can_be_told_from_its_surroundings(train):
     """Ink is brighter than the texture inside its box, in every scene."""
     for index in range(100):
-        pixels, _, (x0, y0, x1, y1) = train.draw(index)
+        pixels, _, (x0, y0, x1, y1), _ = train.draw(index)
         outside = pixels.astype(float).mean(-1)
         inside = outside[y0:y1, x0:x1]
         assert np.percentile(inside, 90) > np.median(outside) + 60
