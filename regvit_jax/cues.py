@@ -16,11 +16,10 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from regvit_jax.digits import check_libraries, digits_of, draw_texture, textures_of
+from regvit_jax.digits import check_libraries, choose_texture, digits_of, textures_of
 from regvit_jax.errors import InputError
 from regvit_jax.source import Sample
 
@@ -142,12 +141,13 @@ class CuesSource:
         digits = generator.integers(10, size=GRID**2)
         digits[source] = index % 10
         colours = generator.integers(len(COLOURS), size=GRID**2)
-        cells = _tiles()[np.where(kinds == CUE, len(COLOURS), colours), digits]
+        cells = _tiles()[10 * np.where(kinds == CUE, len(COLOURS), colours) + digits]
         cells[source] = _framed(cells[source])
-        is_background = kinds == BACKGROUND
-        cells[is_background] = _texture_cells(self.split, generator)[is_background]
+        places = np.flatnonzero(kinds == BACKGROUND)
+        cells[places] = _texture_cells(self.split, places, generator)
         targets = _targets(kinds, digits + 10 * colours, source, self.epoch < BACKGROUND_EPOCHS)
-        pixels = rearrange(cells, "(r c) h w v -> (r h) (c w) v", r=GRID)
+        pixels = cells.reshape(GRID, GRID, PATCH_SIZE, PATCH_SIZE, 3).swapaxes(1, 2)
+        pixels = pixels.reshape(IMAGE_SIZE, IMAGE_SIZE, 3)
         row, col = divmod(source, GRID)
         box = PATCH_SIZE * np.array([col, row, col + 1, row + 1])
         grid = (GRID, GRID)
@@ -184,13 +184,14 @@ def _targets(
 
 
 @functools.cache
-def _tiles() -> UInt8[np.ndarray, "c 10 8 8 3"]:
-    """Every digit in every colour, and in white, on grey."""
+def _tiles() -> UInt8[np.ndarray, "n 8 8 3"]:
+    """Every digit on grey: digit + 10 x colour, white being the last colour."""
     ink, labels = digits_of("train")
     glyphs = np.stack([ink[np.flatnonzero(labels == digit)[0]] for digit in range(10)]) / 255
     opacity = (2 * (glyphs - 0.5) + 0.5).clip(0, 1)[None, :, :, :, None]
     colours = np.concatenate([COLOURS, np.full((1, 3), _WHITE)])[:, None, None, None]
-    return (_GREY + opacity * (colours - _GREY)).round().astype(np.uint8)
+    tiles = (_GREY + opacity * (colours - _GREY)).round().astype(np.uint8)
+    return tiles.reshape(-1, PATCH_SIZE, PATCH_SIZE, 3)
 
 
 def _framed(cell: UInt8[np.ndarray, "8 8 3"]) -> UInt8[np.ndarray, "8 8 3"]:
@@ -201,9 +202,11 @@ def _framed(cell: UInt8[np.ndarray, "8 8 3"]) -> UInt8[np.ndarray, "8 8 3"]:
     return framed
 
 
-def _texture_cells(split: str, generator: np.random.Generator) -> UInt8[np.ndarray, "n 8 8 3"]:
-    """A crop of a photograph, cut into patches."""
+def _texture_cells(
+    split: str, places: Int[np.ndarray, " m"], generator: np.random.Generator
+) -> UInt8[np.ndarray, "m 8 8 3"]:
+    """Some patches of a crop of a photograph."""
     textures = textures_of(split, IMAGE_SIZE)
-    texture = draw_texture(textures[generator.integers(len(textures))], IMAGE_SIZE, generator)
-    pixels = texture.round().astype(np.uint8)
-    return rearrange(pixels, "(r h) (c w) v -> (r c) h w v", h=PATCH_SIZE, w=PATCH_SIZE)
+    texture = choose_texture(textures[generator.integers(len(textures))], IMAGE_SIZE, generator)
+    cells = texture.crop.reshape(GRID, PATCH_SIZE, GRID, PATCH_SIZE, 3).swapaxes(1, 2)
+    return texture.flattened(cells[places // GRID, places % GRID]).round().astype(np.uint8)

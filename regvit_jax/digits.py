@@ -192,10 +192,23 @@ def textures_of(split: str, size: int) -> tuple[Float[np.ndarray, "h w 3"], ...]
     return tuple(_region(read_image(path), split, size) for path in _photograph_paths())
 
 
-def draw_texture(
+class Texture(NamedTuple):
+    """A piece of a photograph that is to be made dark and flat enough for a light digit."""
+
+    crop: Float[np.ndarray, "s s 3"]
+    level: float
+    contrast: float
+
+    def flattened(self, pixels: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+        """Some pixels of the crop, or all of it, around the level and at the contrast."""
+        flat = self.level + self.contrast * (pixels - self.crop.mean())
+        return flat.clip(0, 255).astype(np.float32)
+
+
+def choose_texture(
     region: Float[np.ndarray, "h w 3"], size: int, generator: np.random.Generator
-) -> Float[np.ndarray, "s s 3"]:
-    """A random crop, mirrored or turned, made dark and flat enough for a light digit."""
+) -> Texture:
+    """A random crop of a region, mirrored or turned."""
     top = generator.integers(region.shape[0] - size + 1)
     left = generator.integers(region.shape[1] - size + 1)
     crop = region[top : top + size, left : left + size]
@@ -203,7 +216,15 @@ def draw_texture(
         crop = crop[:, ::-1]
     crop = np.rot90(crop, int(generator.integers(4)))
     level, contrast = generator.uniform(*_TEXTURE_LEVEL), generator.uniform(*_TEXTURE_CONTRAST)
-    return (level + contrast * (crop - crop.mean())).clip(0, 255).astype(np.float32)
+    return Texture(crop, level, contrast)
+
+
+def draw_texture(
+    region: Float[np.ndarray, "h w 3"], size: int, generator: np.random.Generator
+) -> Float[np.ndarray, "s s 3"]:
+    """A random crop, mirrored or turned, made dark and flat enough for a light digit."""
+    texture = choose_texture(region, size, generator)
+    return texture.flattened(texture.crop)
 
 
 def _photograph_paths() -> list[Path]:
