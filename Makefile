@@ -1,11 +1,13 @@
 # Set-up, tests, and the main job as a pipeline of commands whose stages are files.
 #
-#   make reproduce                                  train two small models on embedded data, analyse
-#                                                   both, write runs/demo/report.html
+#   make reproduce                                  train six tiny models without and with registers,
+#                                                   analyse them, write runs/demo/report.html
+#   make reproduce SCALE=digits                     the same with two models that learn digits
 #   make reproduce SCALE=imagenette DATA=folder     the same on photographs, two seeds; VOC=folder adds
 #                                                   LOST with boxes
 #   make reproduce SCALE=full DATA=imagenet2012     the whole study; `make plan SCALE=full` says how long
 #   make reproduce DATA=images CHECKPOINTS="a b"    the same analyses of your checkpoints and images
+#   make sweep                                      0 to 16 registers, five seeds each: a table and a figure
 #   make test                                       all tests
 #   make coverage                                   all tests, and which lines none of them runs
 #   make lint                                       format, style and types
@@ -36,7 +38,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NEEDS := $(VENV)/needs
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: reproduce plan test coverage lint bench docs constraints clean FORCE
+.PHONY: reproduce plan sweep test coverage lint bench docs constraints clean FORCE
 .DEFAULT_GOAL := reproduce
 
 # --- set-up ------------------------------------------------------------------------------------
@@ -75,6 +77,14 @@ OUT ?= runs/own
 MODELS := $(CHECKPOINTS)
 $(if $(DATA),,$(error DATA=path/to/images is needed with CHECKPOINTS))
 else ifeq ($(SCALE),demo)
+DATA ?= cues
+PRESET := organism
+SEEDS ?= 0 1 2
+NUM_IMAGES ?= 600
+NUM_TRAIN_IMAGES ?= 300
+# Of the first pair alone, since they take longest.
+OF_THE_FIRST_PAIR := ablate lost neurons probe reconstruction similarity
+else ifeq ($(SCALE),digits)
 DATA ?= digits
 PRESET := demo
 NUM_IMAGES ?= 500
@@ -89,7 +99,7 @@ PRESET := study
 REGISTERS ?= 0 1 2 4 8 16
 NUM_TRAIN_IMAGES ?= 100000
 else
-$(error SCALE is demo, imagenette or full, not $(SCALE))
+$(error SCALE is demo, digits, imagenette or full, not $(SCALE))
 endif
 OUT ?= runs/$(SCALE)
 REGISTERS ?= 0 4
@@ -125,11 +135,19 @@ $(OUT)/reg%/result.json: | $(NEEDS)-run
 $(OUT)/lost-voc/results.json: $(OUT)/inputs.txt $(TRAINED) | $(NEEDS)-run
 	$(BIN)/regvit-analyze lost --checkpoint $(MODELS) --data $(VOC) --overwrite --out $(@D)
 
+ON = --data $(DATA) --num-images $(NUM_IMAGES) --num-train-images $(NUM_TRAIN_IMAGES)
 $(OUT)/report.html: $(OUT)/inputs.txt $(TRAINED) $(VOC_RESULTS) | $(NEEDS)-run
-	$(BIN)/regvit-analyze all --checkpoint $(MODELS) --data $(DATA) --num-images $(NUM_IMAGES) --num-train-images $(NUM_TRAIN_IMAGES) --overwrite --out $(@D)
-ifdef VOC
-	$(BIN)/regvit-analyze report --runs $(MODELS) --out $@ --results $$(ls $(@D)/*/results.json | xargs -n 1 dirname)
+	$(BIN)/regvit-analyze all --checkpoint $(MODELS) $(ON) $(addprefix --skip ,$(OF_THE_FIRST_PAIR)) --overwrite --out $(@D)
+ifdef OF_THE_FIRST_PAIR
+	$(BIN)/regvit-analyze all --checkpoint $(wordlist 1,$(words $(REGISTERS)),$(MODELS)) $(ON) --skip norms attention sinks --overwrite --out $(@D)/pair
 endif
+ifneq ($(VOC)$(OF_THE_FIRST_PAIR),)
+	$(BIN)/regvit-analyze report --runs $(MODELS) --out $@ --results $$(ls $(@D)/*/results.json $(@D)/pair/*/results.json 2>/dev/null | xargs -n 1 dirname)
+endif
+
+# Norm, attention and accuracy against the number of registers, with intervals over seeds.
+sweep: | $(NEEDS)-run
+	$(BIN)/python -m benchmarks.organism --job sweep --registers 0 1 2 4 8 16 --seeds 0 1 2 3 4 --out runs/organism --figure runs/sweep.png
 
 # --- quality -----------------------------------------------------------------------------------
 

@@ -114,12 +114,15 @@ def lines(rows: Sequence[Row]) -> Iterator[str]:
 
 def spoken(name: str, values: Sequence[float]) -> str:
     """The mean of a quantity over seeds with its 95 % interval."""
-    found = mean([value if name == "background" else 100 * value for value in values])
+    if name != "background":
+        values = [100 * value for value in values]
+    found = mean(values)
     digits = 2 if name == "background" else 0 if name != "accuracy" else 1
     unit = "" if name == "background" else " %"
     if found.low is None or found.high is None:
         return f"{found.value:.{digits}f}{unit}"
-    return f"{found.value:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f}){unit}"
+    low, high = max(found.low, 0.0), found.high if name == "background" else min(found.high, 100.0)
+    return f"{found.value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f}){unit}"
 
 
 def effect(rows: Sequence[Row], count: int) -> str:

@@ -172,12 +172,13 @@ class TrainBatches:
     def _places(self) -> Iterator["_Place"]:
         """What each call of `_read` is about, batch by batch."""
         size = self.recipe.model.image_size
+        source, epoch = self.source, -1
         for step in self.steps:
             plan = plan_batch(self.recipe.seed, self.recipe.data, len(self.source), step)
             pixels = np.empty((self._size, size, size, 3), np.uint8)
-            source = self.source
-            if isinstance(source, RedrawnSource):
-                source = source.at_epoch(plan.epoch)
+            if plan.epoch != epoch and isinstance(self.source, RedrawnSource):
+                # Once an epoch: a source makes the names of all its images when asked for one.
+                source, epoch = self.source.at_epoch(plan.epoch), plan.epoch
             places, indices = (process_slice(x, *self.process) for x in plan[1:])
             for row, (place, index) in enumerate(zip(places, indices, strict=True)):
                 yield _Place(source, plan.epoch, int(place), int(index), pixels, row)

@@ -1,5 +1,6 @@
 """Does every image come once an epoch, in an order that the step alone decides?"""
 
+import dataclasses
 import shutil
 import time
 
@@ -7,10 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from regvit_jax.cues import CuesSource
 from regvit_jax.digits import DigitsSource
 from regvit_jax.errors import InputError
 from regvit_jax.image_folder import FolderSource
+from regvit_jax.preprocess import Preprocess
 from regvit_jax.train.batches import TrainBatches, open_splits, pair_order, plan_batch
+from regvit_jax.train.presets import preset
 from regvit_jax.train.recipe import DataConfig
 
 
@@ -189,3 +193,21 @@ def test_images_without_class_folders_are_refused(tmp_path):
         Image.new("RGB", (32, 32)).save(tmp_path / split / "a.png")
     with pytest.raises(InputError, match="not in class folders"):
         open_splits(str(tmp_path))
+
+
+def test_a_source_is_drawn_anew_once_an_epoch(monkeypatch):
+    """It makes the names of all its images when asked for one, which takes as long as a step."""
+    asked, at_epoch = [], CuesSource.at_epoch
+    monkeypatch.setattr(
+        CuesSource, "at_epoch", lambda self, epoch: asked.append(epoch) or at_epoch(self, epoch)
+    )
+    recipe = preset("organism")
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, batch_size=4))
+    source = CuesSource.open("train", num_images=8)
+    batches = TrainBatches(source, recipe, Preprocess.square(48), 0, 6)
+    pixels = [batch.pixels for batch in batches]
+    batches.close()
+    assert asked == [0, 1, 2]
+    places = plan_batch(recipe.seed, recipe.data, 8, 4)
+    drawn = [at_epoch(source, 2).draw(int(index)).pixels for index in places.indices]
+    np.testing.assert_array_equal(pixels[4], np.stack(drawn))
