@@ -49,7 +49,7 @@ class ImageOptions:
     bootstrap: int = 1000
     """Resamples of the images behind every 95 % interval."""
     seed: int = 0
-    """Of the choice of images, the intervals and the random twin."""
+    """Seed of the choice of images, the intervals and the random twin."""
     overwrite: bool = False
     """Replace results of another configuration in `out`."""
     dry_run: bool = False
@@ -172,7 +172,7 @@ class AllOptions:
     bootstrap: int | None = None
     """Resamples of the images behind every 95 % interval."""
     seed: int = 0
-    """Of the choice of images, the intervals, the probes and the random twin."""
+    """Seed of the choice of images, the intervals, the probes and the random twin."""
     overwrite: bool = False
     """Replace results of another configuration in `out`; those of the same one are kept."""
     dry_run: bool = False

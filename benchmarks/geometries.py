@@ -24,7 +24,7 @@ class Geometry:
     spread: float = 0.14
     image_spread: float = 0.10
     freedom: float = 3.0
-    """Of Student's t, or the exponent of Pareto."""
+    """Degrees of freedom of Student's t, or the exponent of Pareto."""
     outliers: float | None = None
     """Their norm; None without any."""
     outlier_spread: float = 0.11

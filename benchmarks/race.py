@@ -23,7 +23,7 @@ class Timing:
     """What one rival needed."""
 
     seconds: list[float] = dataclasses.field(default_factory=list)
-    """Of each round, in order."""
+    """One per round, in order."""
     set_up_seconds: float = 0.0
     """Until the first result: imports, weights, compilation."""
     peak_mb: float = 0.0

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -79,7 +79,7 @@ class Export:
     family: ExportFamily
     """Whose code will load it."""
     format: FileFormat = "pth"
-    """Of the file."""
+    """Format of the file."""
     drop_head: bool = False
     """Leave out the head, for families without one."""
 
@@ -123,7 +123,7 @@ class Inspect:
     """Print what a checkpoint is: a directory of ours, a training run's, or a file of weights."""
 
     path: Annotated[Path, tyro.conf.Positional]
-    """Of the checkpoint."""
+    """The checkpoint: a directory or a file."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -154,7 +154,7 @@ def main() -> None:
     console.run(_main)
 
 
-COMMANDS: dict[str, type] = {
+COMMANDS: dict[str, Any] = {
     "import": Import,
     "export": Export,
     "inspect": Inspect,

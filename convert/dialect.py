@@ -38,7 +38,7 @@ class Dialect:
     reg_tokens: str | None = None
     """None: the family has no registers."""
     layer_scale: tuple[str, str] | None = None
-    """Of attention and MLP; None: the family has no LayerScale."""
+    """Names for attention and for the MLP; None: the family has no LayerScale."""
     class_slot: bool = False
     """Whether `pos_embed` starts with an entry for the CLS token, to be added to `cls_token`."""
     register_slots: bool = False
@@ -53,9 +53,9 @@ class Dialect:
     """Tensors that may be there, and that are left out: nothing in our model computes with them.
     `*` stands for any characters."""
     mask_token: str | None = None
-    """Of these, one that the family's own code insists on, exported as zeros."""
+    """The one of these that the family's own code insists on, exported as zeros."""
     mask_axes: int = 2
-    """Of the mask token: (1, d), or (1, 1, d)."""
+    """Axes of the mask token: 2 is (1, d), 3 is (1, 1, d)."""
     cls_token: str | None = "cls_token"
     pos_embed: str | None = "pos_embed"
     flat_tokens: bool = False
@@ -73,9 +73,9 @@ class Dialect:
     """Biases that have names of their own, "" for one that is always zero; (): those of the layers;
     None: the family has none."""
     key_mask: str | None = None
-    """Of zeros and ones, with which the fused bias is multiplied: zero for keys."""
+    """Name of the zeros and ones with which the fused bias is multiplied: zero for keys."""
     qk_norm: tuple[str, str] | None = None
-    """Of query and key."""
+    """Names of the norms of query and key."""
     proj: str = "attn.proj"
     norm2: str = "norm2"
     mlp_layers: tuple[str, str] = ("mlp.fc1", "mlp.fc2")
@@ -88,7 +88,7 @@ class Dialect:
     layout: Literal["torch", "flax"] = "torch"
     """"flax": kernels are (in, out), query, key and value have an axis of heads."""
     non_linearity: MlpKind = "gelu"
-    """Of MLPs that are not gated."""
+    """Non-linearity of MLPs that are not gated."""
     layer_norm_epsilon: float = 1e-6
     pos_resampling: PosResampling = "antialias"
     """For other image sizes, of models without registers."""
@@ -109,7 +109,7 @@ class Dialect:
     """Whether both sides are resized to it instead."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     mean_and_std: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
-    """Of the training pixels; None: ImageNet's."""
+    """Mean and standard deviation of the training pixels; None: ImageNet's."""
     published: str = "the usual of such models"
     """Where pixels, epsilon and non-linearity come from where no file says them."""
 

@@ -76,7 +76,7 @@ def infer(
 
 
 def _width(dialect: Dialect, sizes: Mapping[str, int], block: str) -> int:
-    """Of a token: what most of the vectors say."""
+    """Width of a token: what most of the vectors say."""
     scale, bias = dialect.layer_parts[1], "bias"
     norms = [(dialect.norm, scale), (dialect.norm, bias), (dialect.fc_norm, scale)]
     norms += [(f"{block}.{dialect.norm1}", scale), (f"{block}.{dialect.norm2}", bias)]
@@ -114,7 +114,7 @@ def _parts(dialect: Dialect, names: Iterable[str], block: str) -> dict[Part, boo
 
 
 def _bias_names(dialect: Dialect) -> tuple[str, ...]:
-    """Of query, key and value, inside a block."""
+    """Names of the biases of query, key and value, inside a block."""
     if dialect.qkv_bias:
         return tuple(name for name in dialect.qkv_bias if name)
     return tuple(dialect.tensor(name, "bias") for name in dialect.qkv)
@@ -146,7 +146,7 @@ def _patches(
 
 
 def _channels(shape: Shape, layout: str) -> int:
-    """Of the images; 3 where the patch convolution's shape is none."""
+    """Channels of the images; 3 where the patch convolution's shape is none."""
     if len(shape) != 4:
         return 3
     *sides, channels = (*shape[2:], shape[1]) if layout == "torch" else shape[:3]

@@ -54,7 +54,7 @@ class Match(NamedTuple):
 
     @property
     def foreign(self) -> list[str]:
-        """Of the tensors that are left out, those that the family's own code does not know."""
+        """Tensors that are left out and that the family's own code does not know."""
         return [name for name in self.dropped if not self.dialect.is_dropped(name)]
 
     def check(self, label: str, heads: bool = True) -> None:

@@ -110,7 +110,7 @@ class ViTConfig:
     norm_pre: bool = False
     """Whether tokens pass a norm before the first block, as CLIP's do."""
     norm: NormKind = "layer"
-    """Of every norm; "rms" has neither mean nor bias (ViT-5)."""
+    """The kind of every norm; "rms" has neither mean nor bias (ViT-5)."""
     qkv_bias: bool = True
     """Whether query, key and value have biases."""
     qk_norm: bool = False

@@ -55,7 +55,7 @@ class Mosaic(NamedTuple):
     kinds: Int[np.ndarray, "6 6"]
     """What each patch is: BACKGROUND, DIGIT, CUE or SOURCE."""
     targets: Float[np.ndarray, "6 6 k"]
-    """Of each patch, over the TOKEN_CLASSES; zeros where it has none."""
+    """Shares of the TOKEN_CLASSES for each patch; zeros where it has none."""
 
     def mask(self, kind: int) -> np.ndarray:
         """True for the pixels of one kind of patch, of shape (48, 48)."""

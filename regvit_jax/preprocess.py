@@ -71,7 +71,7 @@ class Preprocess:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of what `pixels` returns; padded images have a fourth channel, 255 inside the image."""
+        """What `pixels` returns; padded images have a fourth channel, 255 inside the image."""
         return self.height, self.width, 4 if self.resize == "pad" else 3
 
     def pixels(self, picture: Picture) -> UInt8[np.ndarray, "h w v"]:

@@ -38,8 +38,10 @@ def matmul(
 
 @jax.custom_vjp
 def _product(x, kernel):
-    """Of two matrices. Automatic differentiation would write the gradient of the kernel as a
-    product of two transposed copies, which is slow on a CPU: 7 % of a training step.
+    """The product of two matrices.
+
+    Automatic differentiation would write the gradient of the kernel as a product of two transposed
+    copies, which is slow on a CPU: 7 % of a training step.
     """
     return matmul(x, kernel)
 

@@ -78,7 +78,7 @@ def turned(x: Float[Array, "b k t e"], turn: Turn) -> Float[Array, "b k t e"]:
 def _angles(
     rule: Rule, grid: tuple[int, int], trained: tuple[int, int], base: float, config: ViTConfig
 ) -> Float64[np.ndarray, "n pairs"]:
-    """Of each patch, row by row: half the pairs for one axis, half for the other."""
+    """Angles of each patch, row by row: half the pairs for one axis, half for the other."""
     count = config.head_dim // 4
     frequencies = rule.unit * base ** -(np.arange(count) / count)
     axes = [_coordinates(rule, *sizes) for sizes in zip(grid, trained, strict=True)]

@@ -278,7 +278,7 @@ def test_the_analysis_in_40_lines_computes_what_plain_loops_do(tmp_path, monkeyp
 
 
 def mean_cosine(vectors: np.ndarray) -> float:
-    """Of all pairs, one after the other."""
+    """Mean over all pairs, one after the other."""
     pairs = itertools.combinations(vectors, 2)
     return float(np.mean([a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b in pairs]))
 

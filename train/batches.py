@@ -62,9 +62,9 @@ class BatchPlan(NamedTuple):
     epoch: int
     """Counted from 0."""
     places: Int[np.ndarray, " b"]
-    """Of each image in the epoch; a repeated image has several."""
+    """Place of each image in the epoch; a repeated image has several."""
     indices: Int[np.ndarray, " b"]
-    """Of each image in the source."""
+    """Index of each image in the source."""
 
 
 def plan_batch(seed: int, data: DataConfig, num_images: int, step: int) -> BatchPlan:

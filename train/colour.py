@@ -46,7 +46,7 @@ class ColourDraw(NamedTuple):
     order: Int[Array, "b 3"]
     """The adjustments, first to last."""
     factors: Float[Array, "b 3"]
-    """Of each adjustment; 1 changes nothing."""
+    """Strength of each adjustment; 1 changes nothing."""
 
 
 def draw_colours(rngs: Key[Array, " b"], jitter: float) -> ColourDraw:

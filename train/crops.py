@@ -26,13 +26,13 @@ class Crop(NamedTuple):
     box: Box
     """Left, top, right, bottom, in pixels of the upright file."""
     width: int
-    """Of the resized part."""
+    """Width of the resized part."""
     height: int
-    """Of the resized part."""
+    """Height of the resized part."""
     left: int = 0
-    """Of the square in the resized part; beyond its edges lies its mirror image."""
+    """Left edge of the square in the resized part; beyond its edges lies its mirror image."""
     top: int = 0
-    """Of the square in the resized part."""
+    """Top edge of the square in the resized part."""
 
     @property
     def scale(self) -> float:

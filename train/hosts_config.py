@@ -16,7 +16,7 @@ class HostsConfig:
     num_processes: int | None = None
     """Processes altogether; with `coordinator`."""
     process_id: int | None = None
-    """Of this process, from 0; with `coordinator`."""
+    """Number of this process, from 0; with `coordinator`."""
 
     def __post_init__(self) -> None:
         given = [self.coordinator, self.num_processes, self.process_id]

@@ -21,7 +21,7 @@ class Mix(NamedTuple):
     keep: Float[Array, " b"]
     """Share of the image's own label."""
     opacity: Float[Array, " b"]
-    """Of the image's own pixels outside the box; inside, it is 0."""
+    """Weight of the image's own pixels outside the box; inside, it is 0."""
     box: Int[Array, "b 4"]
     """Where the partner's pixels are pasted: (x0, y0, x1, y1), half-open; empty for mixup."""
 

@@ -54,7 +54,7 @@ class PackOptions:
     skip_unreadable: bool = False
     """Leave out images that cannot be read, instead of stopping."""
     seed: int = 0
-    """Of the order of the images, so that every part of a split is a fair sample."""
+    """Seed of the order of the images, so that every part of a split is a fair sample."""
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[a-z]\w*", self.name):

@@ -186,7 +186,7 @@ class Recipe:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products' inputs; all else is float32."""
     seed: int = 0
-    """Of the start values, the order of the images and every random choice."""
+    """Seed of the start values, the order of the images and every random choice."""
     log_steps: int = 10
     """Steps between lines of `metrics.jsonl`."""
     save_steps: int = 500

@@ -60,7 +60,7 @@ class Draws(NamedTuple):
     """What chance decides for the images of a batch."""
 
     rngs: Key[Array, " b"]
-    """Of each image, for all that happens to it alone."""
+    """One key per image, for all that happens to it alone."""
     mix: Mix | None
     """How each is mixed with its neighbour, if images are mixed."""
 

@@ -26,7 +26,7 @@ from regvit_jax.train.recipe import Recipe
 READOUT_STREAM = 0x70C3
 
 Tokens = Int[Array | np.ndarray, "b n"] | Float[Array | np.ndarray, "b n k"]
-"""Of each patch a class (-1: none), or the shares of all classes (all 0: none)."""
+"""A class per patch (-1: none), or the shares of all classes (all 0: none)."""
 
 
 def check_tokens(recipe: Recipe, source: Source) -> None:

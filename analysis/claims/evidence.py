@@ -61,7 +61,7 @@ class Evidence:
     models: Sequence[Json]
     """Every checkpoint once, with its metrics."""
     hours: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Of training, by the run's label."""
+    """Hours of training, by the run's label."""
 
     def of(self, analysis: str) -> list[Json]:
         """The results of one analysis."""

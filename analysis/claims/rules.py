@@ -38,7 +38,7 @@ Findings = list[Finding] | str
 TOP1_MARGIN = 0.01
 """Accuracies this near to each other count as alike."""
 PUBLISHED_TOP1 = {0: 0.81054, 4: 0.80810}
-"""Of the study's models by registers, epoch 799."""
+"""Top-1 accuracy of the study's models by registers, epoch 799."""
 PUBLISHED_MARGIN = 0.005
 """Accuracies this near to the published one count as reproduced; a seed changes some 0.2 points."""
 IMAGENET_VAL = 50_000
@@ -104,7 +104,7 @@ def lost_improves_dinov2(evidence: Evidence) -> Findings:
 
 
 def maps_are_cleaner(evidence: Evidence) -> Findings:
-    """Of the attention that patches get from CLS, outliers get less with registers."""
+    """Outliers get a smaller part of CLS's attention to patches with registers."""
 
     def judge(pair: Pair) -> tuple[tuple[str, ...], Answer, str]:
         change = pair.differences.get("attention_on_outliers/quantile_98/share_of_patch_mass")

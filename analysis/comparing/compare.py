@@ -60,7 +60,7 @@ class Number:
     values: dict[str, Estimate | str]
     """By model's label."""
     differences: dict[str, Estimate]
-    """Of these models, minus the first one's; paired."""
+    """These models minus the first one; paired."""
 
 
 def analyse(options: CompareOptions) -> dict[str, Any]:

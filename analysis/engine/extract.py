@@ -34,7 +34,7 @@ class Forward:
 
     params: Params
     layout: TokenLayout
-    """Of the network as it is."""
+    """Layout of the network's tokens, without an edit."""
     images: Float[Array, "b h w 3"]
     """Normalised."""
     run: Callable[..., ViTTrace]
@@ -43,7 +43,7 @@ class Forward:
 
     @functools.cached_property
     def trace(self) -> ViTTrace:
-        """Of the pass that all questions share, without an edit."""
+        """The trace of the pass that all questions share, without an edit."""
         return self.run(None, self.blocks)
 
 

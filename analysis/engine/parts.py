@@ -11,7 +11,7 @@ from regvit_jax.errors import InputError
 from regvit_jax.source import check_same_classes
 
 JUDGED_SHARE = 0.2
-"""Of data that has no parts."""
+"""Share that is set apart for judging, where the data has no parts."""
 
 
 class Parts(NamedTuple):

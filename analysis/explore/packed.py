@@ -14,7 +14,7 @@ from regvit_jax.analysis.explore.record import Record
 from regvit_jax.config import ViTConfig
 
 MAX_BYTES = 11_000_000
-"""Of all records as text."""
+"""Size of all records as text."""
 MAX_WEIGHTS = 24_000_000
 """Numbers of attention in a page: two DeiT-III Small and four photographs have 23.3 million."""
 LEVELS = (255, 160, 112, 80, 56, 40, 28)

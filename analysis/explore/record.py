@@ -82,7 +82,7 @@ def token_order(layout: TokenLayout) -> Int[np.ndarray, " t"]:
 
 
 def _reduced(trace: ViTTrace, blocks: Sequence[int], order, num_specials: int):
-    """Of the only image of a batch: attention, similarity and norms."""
+    """From a batch of one image: attention, similarity and norms."""
     kept = [block for block in trace.blocks if block is not None]
     attention = jnp.stack([kept[i].attn[0][:, order][:, :, order] for i in blocks])
     features = trace.normed[0, order]

@@ -32,7 +32,7 @@ class Seen(NamedTuple):
     norms: Float[np.ndarray, "b l t"]
     """L2 norms of all tokens."""
     attention: Float[np.ndarray, "b k q n"]
-    """Of the queries to the patches, in one block, in multiples of even attention over all
+    """From the queries to the patches, in one block, in multiples of even attention over all
     tokens."""
     features: Float[np.ndarray, "b n d"]
     """Patches after the last LayerNorm."""

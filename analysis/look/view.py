@@ -52,7 +52,7 @@ class Views(NamedTuple):
     """All of them, with the scales that they share."""
 
     names: list[str]
-    """Of the photographs."""
+    """Names of the photographs."""
     views: list[list[View]]
     """By photograph, then by model."""
     norm_end: float

@@ -19,7 +19,7 @@ class Massive(NamedTuple):
     """How much of outliers' length lies in a few channels."""
 
     share: Float[np.ndarray, " n"]
-    """Of the outliers' squared norm in their own three largest channels, by image; NaN without."""
+    """Part of the outliers' squared norm in their three largest channels, by image; NaN without."""
     common: float
     """Share of these channels that are among the three commonest ones of all images."""
     channels: tuple[int, ...]

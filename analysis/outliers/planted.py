@@ -8,7 +8,7 @@ from regvit_jax.edits import Change
 from regvit_jax.tokens import TokenLayout
 
 SHARE, TIMES = 0.02, 4.0
-"""Of the patches; their norm in units of the image's median."""
+"""Share of the patches, and their norm in units of the image's median."""
 
 
 def plant(

@@ -31,7 +31,7 @@ def shape_tests(
 
 
 def _excess_kurtosis(moments):
-    """Of means of the first four powers, (..., 4)."""
+    """Excess kurtosis from the means of the first four powers, (..., 4)."""
     m1, m2, m3, m4 = np.moveaxis(moments, -1, 0)
     variance = np.maximum(m2 - m1**2, 1e-12)
     fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4

@@ -40,7 +40,7 @@ class Counts(NamedTuple):
     alone: Int[np.ndarray, " k+1"]
     """Those among them of whose four neighbours none lies above it."""
     num_patches: int
-    """Of all images, those below the first bin included."""
+    """Patches of all images, those below the first bin included."""
 
 
 class Valleys(NamedTuple):

@@ -49,7 +49,7 @@ class Group(NamedTuple):
     cut_ratio: float
     """A patch belongs to the group from here on, in units of the median norm of its image."""
     share: Estimate
-    """Of all patches."""
+    """Share of all patches."""
     peak_ratio: float
     """The group's median, in the same units."""
     valley: float

@@ -21,7 +21,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, LogFormatterMathtext
 
-from regvit_jax.analysis.plotting.palette import VERMILION
+from regvit_jax.analysis.plotting.tokens import OUTLIERS
 from regvit_jax.analysis.spoken import shown
 
 LINE_STYLES = ("-", "--", "-.", ":")
@@ -29,7 +29,11 @@ COLOUR_MAP = "viridis"
 DPI = 160
 TITLE_LETTERS_PER_INCH = 9.0  # of bold letters of `figure.titlesize`
 _SHOWN = "\u2060"  # before a series' name, until it is drawn
-_DARKEST = 0.45  # what shading leaves of a colour where the image is black
+
+_THEME = (
+    b"svg{fill:currentColor;color:#1c1f23}"
+    b"@media screen and (prefers-color-scheme:dark){svg{color:#e6e8ea}}"
+)
 
 STYLE: Any = {  # Matplotlib types it by every name it knows
     "font.family": "DejaVu Sans",
@@ -87,16 +91,26 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     with _named(figure), styled():
         figure.savefig(folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
         figure.set_layout_engine("none")  # the places are found; finding them takes a second
-        figure.savefig(folder / f"{name}.svg", dpi=DPI, metadata={"Date": None})
+        (folder / f"{name}.svg").write_bytes(_svg(figure))
 
 
 def figure_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     """A figure as the content of a file."""
-    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
     file = io.BytesIO()
     with _named(figure), styled():
-        figure.savefig(file, format=kind, dpi=DPI, metadata=metadata)
+        if kind == "svg":
+            return _svg(figure)
+        figure.savefig(file, format=kind, dpi=DPI, metadata={"Software": None})
     return file.getvalue()
+
+
+def _svg(figure: Figure) -> bytes:
+    """A figure without a background, whose black is white where a page is dark."""
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", dpi=DPI, metadata={"Date": None}, transparent=True)
+    text = file.getvalue().replace(b"#000000", b"currentColor")
+    text = text.replace(b"stroke: #dddddd", b"stroke: #808080; stroke-opacity: 0.3")
+    return text.replace(b'<style type="text/css">', b'<style type="text/css">' + _THEME, 1)
 
 
 @contextlib.contextmanager
@@ -155,29 +169,16 @@ def show_image(axes: Axes, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
     hide_ticks(axes)
 
 
-def show_map(
-    axes: Axes,
-    values: Float[np.ndarray, "gh gw"],
-    limits: tuple[float, float],
-    pixels: UInt8[np.ndarray, "h w 3"] | None = None,
-) -> Any:
-    """A map of patches as coloured squares; shaded by the grey image if there is one.
-
-    Shading keeps the hue, so that the colour bar holds for maps on images too.
+def show_map(axes: Axes, values: Float[np.ndarray, "gh gw"], limits: tuple[float, float]) -> Any:
+    """A map of patches as coloured squares.
 
     Returns:
       What a colour bar is made from.
     """
     rows, cols = values.shape
-    extent = (0.0, float(cols), float(rows), 0.0)
     coloured = ScalarMappable(Normalize(*limits), COLOUR_MAP)
-    picture = coloured.to_rgba(values)[..., :3]
-    if pixels is not None:
-        height, width = pixels.shape[:2]
-        picture = picture.repeat(height // rows, axis=0).repeat(width // cols, axis=1)
-        grey = pixels.astype(np.float64).mean(axis=2, keepdims=True) / 255
-        picture = picture * (_DARKEST + (1 - _DARKEST) * grey)
-    axes.imshow(picture, extent=extent, interpolation="nearest")
+    extent = (0.0, float(cols), float(rows), 0.0)
+    axes.imshow(coloured.to_rgba(values)[..., :3], extent=extent, interpolation="nearest")
     hide_ticks(axes)
     return coloured
 
@@ -200,7 +201,7 @@ def outline_patches(axes: Axes, cells: Sequence[tuple[int, int]], scale: float =
     """Frames around patches (row, column); `scale` is a patch's side in the axes' units."""
     for row, col in cells:
         corner = (col * scale, row * scale)
-        for color, width in (("white", 2.2), (VERMILION, 1.1)):
+        for color, width in (("white", 2.2), (OUTLIERS, 1.1)):
             axes.add_patch(
                 Rectangle(corner, scale, scale, fill=False, edgecolor=color, linewidth=width)
             )

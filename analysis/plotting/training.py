@@ -26,7 +26,7 @@ def training_figure(curves: Sequence[TrainingCurve]) -> Figure:
     """Loss and accuracy of runs over their steps."""
     with styled():
         figure = new_figure(7.2, 3.0, "Training")
-        loss, top1 = figure.subplots(1, 2)
+        loss, top1 = figure.subplots(1, 2, sharex=True)
         for i, curve in enumerate(curves):
             color, label = SERIES[i % len(SERIES)], series_name(curve.label)
             if curve.loss:
@@ -34,7 +34,16 @@ def training_figure(curves: Sequence[TrainingCurve]) -> Figure:
                 loss.plot(steps, values, color=color, lw=1.4, label=label)
             if curve.top1:
                 steps, values = np.array(curve.top1).T
-                top1.plot(steps, 100 * values, color=color, marker="o", ms=3, label=label)
+                top1.plot(steps, 100 * values, color=color, marker="o", ms=4, label=label)
+                top1.annotate(
+                    f"{100 * values[-1]:.1f}",
+                    (steps[-1], 100 * values[-1]),
+                    xytext=(-4, 5 if i % 2 else -11),
+                    textcoords="offset points",
+                    ha="right",
+                    color=color,
+                    fontsize=8,
+                )
         loss.set_ylabel("training loss")
         top1.set_ylabel("validation top-1 (%)")
         top1.set_ylim(0, 100)  # a narrower range makes a hair's breadth of two points

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from regvit_jax.analysis.options import ReportOptions
 from regvit_jax.analysis.plotting import DPI
 from regvit_jax.analysis.report.assumptions import assumed_sentences, without_assumed
 from regvit_jax.analysis.report.citations import bibtex
+from regvit_jax.analysis.report.opening import FIRST_FIGURES, sentences
 from regvit_jax.analysis.report.tables import MISSING, TOGETHER, Table, percent, tables_of
 from regvit_jax.analysis.report.training import training_hours, training_svg
 from regvit_jax.analysis.statistics.bootstrap import MIN_IMAGES, Estimate
@@ -26,6 +28,10 @@ Json = Mapping[str, Any]
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MAX_FIGURE_BYTES = 64 * 2**20
+MAX_SVG = 3 * 2**20
+"""Bytes; a larger drawing would make the page slow, and its PNG is shown."""
+SVG_HEAD, SVG_TAG = b"<?xml", b"<svg"
+_SVG_SIZE = re.compile(rb'<svg[^>]* width="([0-9.]{1,9})pt" height="([0-9.]{1,9})pt"')
 TALL = 1.15
 """Height of a tall figure, in units of its width."""
 
@@ -85,9 +91,10 @@ class Picture:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Width and height on the page, in CSS pixels of 1/96 inch; None where it is no PNG."""
+        """Width and height on the page, in CSS pixels of 1/96 inch; None where it does not say."""
         if self.media_type != "image/png":
-            return None
+            found = _SVG_SIZE.search(self.content)
+            return (round(float(found[1]) / 0.75), round(float(found[2]) / 0.75)) if found else None
         ends = (self.content[16:20], self.content[20:24])
         width, height = (round(96 / DPI * int.from_bytes(end, "big")) for end in ends)
         return max(width, 1), max(height, 1)
@@ -140,6 +147,10 @@ class Contents:
     """All of a report."""
 
     title: str
+    answer: list[str]
+    """In a few sentences, what was found."""
+    opening: Picture | None
+    """The figure that shows it."""
     models: Table
     model_facts: Mapping[str, Json]
     """By model's name, for the methods: where it comes from, and its shape."""
@@ -150,6 +161,16 @@ class Contents:
     sections: list[Section]
     caveats: list[str]
     citations: str
+
+    @property
+    def judged(self) -> list[Judgement]:
+        """Judgements of the claims that have a rule."""
+        return [judgement for judgement in self.judgements if judgement.answer != "not judged"]
+
+    @property
+    def unjudged(self) -> list[Judgement]:
+        """Judgements of the claims that no rule can judge."""
+        return [judgement for judgement in self.judgements if judgement.answer == "not judged"]
 
     @property
     def tally(self) -> str:
@@ -181,18 +202,32 @@ def collect(options: ReportOptions) -> Contents:
     hours = {run.name: known for run in options.runs if (known := training_hours(run))}
     evidence = Evidence(everything, list(models.values()), hours)
     is_embedded = any(results["configuration"].get("data") in EMBEDDED for results in everything)
+    judgements, sections = judge_claims(evidence), _sections(folders)
+    names = [model["label"] for model in models.values()]
     used = next((r["versions"] for r in everything if "regvit-jax" in r["versions"]), versions())
     return Contents(
         title=options.title,
+        answer=sentences(everything, names, judgements),
+        opening=_opening(sections),
         models=_models_table(models),
         model_facts=_model_facts(models),
         assumptions=assumed_sentences(_by_name(models, "source")),
-        judgements=judge_claims(evidence),
+        judgements=judgements,
         training=_training_picture(options.runs),
-        sections=_sections(folders),
+        sections=sections,
         caveats=[EMBEDDED_DATA, CAVEAT] if is_embedded else [CAVEAT],
         citations=bibtex(used["regvit-jax"]),
     )
+
+
+def _opening(sections: Sequence[Section]) -> Picture | None:
+    """The figure to begin with; None where no analysis has drawn it."""
+    found: dict[str, Picture] = {}
+    for section in sections:
+        for picture in [*section.gallery, *section.pictures]:
+            if picture.path is not None:
+                found.setdefault(picture.path.stem, picture)
+    return next((found[name] for name in FIRST_FIGURES if name in found), None)
 
 
 def plain_value(value: Any) -> str:
@@ -252,17 +287,31 @@ def _note(data: Json) -> str:
 
 
 def _picture(folder: Path, figure: Json) -> Picture:
+    """A figure of a result folder: as SVG, which follows the page's colours, or else as PNG.
+
+    Raises:
+      InputError: If the PNG file is missing, is none, or lies elsewhere.
+    """
     path = folder / figure["file"]
+    content = _figure_file(folder, path)
+    if not content.startswith(PNG):
+        raise InputError(f"{path} is no PNG image, though {folder} says so. Run it again.")
+    vector = folder / figure.get("vector", figure["file"])
+    if vector.is_file():
+        drawing = _figure_file(folder, vector)
+        if drawing.startswith(SVG_HEAD) and SVG_TAG in drawing[:1000] and len(drawing) < MAX_SVG:
+            return Picture(figure["title"], figure["caption"], drawing, "image/svg+xml", path)
+    return Picture(figure["title"], figure["caption"], content, "image/png", path)
+
+
+def _figure_file(folder: Path, path: Path) -> bytes:
     if not path.is_file():
         raise InputError(f"{path} is missing, though {folder} says it is there. Run it again.")
     if path.resolve().parent != folder.resolve():
         raise InputError(f"{path} is a link that leads out of its folder; expected a figure in it.")
     if (size := path.stat().st_size) > MAX_FIGURE_BYTES:
         raise InputError(f"{path} has {size} bytes, more than {MAX_FIGURE_BYTES}: it is no figure.")
-    content = path.read_bytes()
-    if not content.startswith(PNG):
-        raise InputError(f"{path} is no PNG image, though {folder} says so. Run it again.")
-    return Picture(figure["title"], figure["caption"], content, "image/png", path)
+    return path.read_bytes()
 
 
 def _training_picture(runs: Sequence[Path]) -> Picture | None:

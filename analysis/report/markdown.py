@@ -37,7 +37,10 @@ def markdown(contents: Contents, folder: Path, training_file: Path) -> str:
       folder: Where the file will lie.
       training_file: The drawing of the training, if there is one.
     """
-    parts = [f"# {_escaped(contents.title)}", _escaped(INTRODUCTION), "## Models"]
+    parts = [f"# {_escaped(contents.title)}", *map(_escaped, contents.answer)]
+    if contents.opening is not None and contents.opening.path is not None:
+        parts.append(_figure(contents.opening, contents.opening.path, folder))
+    parts += [_escaped(INTRODUCTION), "## Models"]
     parts += _table(contents.models, heading=False)
     parts += _claims(contents)
     if contents.training is not None:

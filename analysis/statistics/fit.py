@@ -25,7 +25,7 @@ class Fit(NamedTuple):
     """A fitted probe."""
 
     params: Tree
-    """Of the best epoch, or of the last one where that was asked for."""
+    """Parameters of the best epoch, or of the last one where that was asked for."""
     scores: list[float]
     """After every epoch; lower is better."""
     best_epoch: int

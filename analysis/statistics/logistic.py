@@ -181,7 +181,7 @@ def _minimise(features, targets, used, strengths, weights, tolerance, max_steps)
         return gradient + penalised * weights, strengths * loss + penalty
 
     def inverse_of(logits):
-        """Of the Hessian's diagonal, to which L-BFGS adds what it learns of the rest."""
+        """Inverse of the Hessian's diagonal, to which L-BFGS adds what it learns of the rest."""
         p = jax.nn.softmax(logits, axis=-1)
         doubt = (p * others).sum(axis=-1, keepdims=True)
         spread = p * jnp.where(targets[:, None] > 0, doubt, 1 - p)

@@ -9,6 +9,8 @@ import pytest
 
 from regvit_jax.analysis.engine.results import RESULTS_FILE
 from regvit_jax.analysis.options import ReportOptions
+from regvit_jax.analysis.plotting import new_figure, save_figure
+from regvit_jax.analysis.report.contents import collect
 from regvit_jax.analysis.report.page import write_report
 from regvit_jax.analysis.report.training import training_hours
 from regvit_jax.errors import InputError
@@ -303,3 +305,34 @@ def test_hours_of_training_are_those_of_the_log(tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps({"data": {"batch_size": 36}}))
     assert training_hours(tmp_path) == pytest.approx((100 * 36 / 10 + 200 * 36 / 5) / 3600)
     assert training_hours(tmp_path / "nothing") is None
+
+
+def test_a_report_begins_with_what_was_found(tmp_path):
+    results = write_illustrated(tmp_path / "norms")
+    contents = collect(ReportOptions(results=(results,), out=tmp_path / "report.html"))
+    assert contents.answer[:2] == [
+        "2 models were measured on 50 images of digits-val: reg0 and reg4.",
+        "Outlier tokens: found in reg0; not found in reg4.",
+    ]
+    assert contents.answer[2].startswith("Of the 11 claims of the study that a rule can judge, ")
+    assert contents.opening is not None
+    assert contents.opening.title == "Figure norm_maps.png"
+
+
+def test_a_page_shows_the_drawing_that_follows_its_colours_where_there_is_one(tmp_path):
+    results = write_illustrated(tmp_path / "norms")
+    figure = new_figure(4.0, 2.0, "Title")
+    figure.add_subplot().plot([0, 1], [0, 1])
+    save_figure(figure, tmp_path, "drawing")
+    drawing = (tmp_path / "drawing.svg").read_bytes()
+    assert b"prefers-color-scheme:dark" in drawing
+    assert b"#000000" not in drawing
+    (results / "drawing.svg").write_bytes(drawing)
+    document = json.loads((results / "results.json").read_text())
+    document["figures"][0]["vector"] = "drawing.svg"
+    (results / "results.json").write_text(json.dumps(document))
+    contents = collect(ReportOptions(results=(results,), out=tmp_path / "report.html"))
+    (shown,) = contents.sections[0].pictures
+    assert (shown.media_type, shown.size) == ("image/svg+xml", (384, 192))
+    (other,) = contents.sections[0].gallery
+    assert other.media_type == "image/png"

@@ -55,15 +55,16 @@ def test_headings_leave_out_no_level(page):
 
 def test_every_picture_has_words_and_a_button_that_enlarges_it(page):
     pictures = page.of("img")
-    assert len(pictures) == 3
+    assert len(pictures) == 4
     assert all(picture["alt"] and picture["src"].startswith("data:image/") for picture in pictures)
     buttons = [b for b in page.of("button") if "enlarge" in b.get("class", "")]
     assert [b["aria-label"] for b in buttons] == [
+        "Enlarge: Figure norm_maps.png",  # the page begins with it
         "Enlarge: Figure norms.png",
         "Enlarge: Figure norm_maps.png",
         "Enlarge: Norms",
     ]
-    assert page.html.index("Image by image") < page.html.index("Figure norm_maps.png")
+    assert page.html.index("Image by image") < page.html.rindex("Figure norm_maps.png")
 
 
 def test_every_button_has_a_name(page):
@@ -88,7 +89,12 @@ def test_tables_name_their_columns_and_rows(page):
 
 def test_every_claim_is_a_row_with_its_rule(page):
     rows = [name for name in page.values("id") if name.startswith("claim-")]
-    assert rows == [f"claim-{number}" for number in range(1, 20)]
+    assert sorted(rows) == sorted(f"claim-{number}" for number in range(1, 20))
+    folded = page.html.index('class="folded"')
+    places = [page.html.index(f'id="{row}" class=') for row in rows]
+    unjudged = [place for place in places if 'class="not-judged"' in page.html[place : place + 60]]
+    assert len(unjudged) == 8
+    assert all((place > folded) == (place in unjudged) for place in places)
     assert page.html.count("<summary>The rule") == 11
     assert "regvit-analyze lost --checkpoint" in page.text
     assert "`" not in page.text.split("BibTeX")[0]

@@ -154,7 +154,7 @@ def bin_numbers(cosines):
 
 
 def share_of_ties(labels, values):
-    """Of the pairs of an outlier's and a normal sample, those with equal values."""
+    """Share of the pairs of an outlier's and a normal sample that have equal values."""
     return (values[labels][:, None] == values[~labels][None]).mean()
 
 

@@ -102,7 +102,7 @@ def test_no_image_is_dropped_or_doubled_by_the_last_batch(tmp_path, count, batch
 
 
 def test_at_most_two_batches_are_read_ahead(tmp_path):
-    """Of 40 images in batches of 4, the reader of the first batch has 8 more waiting."""
+    """There are 40 images in batches of 4: the reader of the first batch has 8 more waiting."""
     write_images(tmp_path, range(40))
     source = CountingSource(open_source(str(tmp_path)))
     batches = iter(Batches(source, SMALL, 4, workers=2))

@@ -22,7 +22,7 @@ from regvit_jax.edits import Edit
 from regvit_jax.tokens import TokenLayout
 
 MOST_SINGLE = 8
-"""Of more registers than this, single ones are not ablated."""
+"""With more registers than this, single ones are not ablated."""
 WAYS = {
     "zeroed": (0.0, 0.0, 0.0),
     "mean": (1.0, 0.0, 0.0),

@@ -98,7 +98,7 @@ class Untouched(NamedTuple):
     patches: Float[Array, "b p d"]
     """After the last LayerNorm, of length 1."""
     attn: Float[Array, "b k p t"]
-    """Of the patches, in the last block."""
+    """Attention of the patches, in the last block."""
 
 
 def kept_judged(

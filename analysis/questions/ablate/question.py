@@ -105,7 +105,7 @@ def ask(options: AblateOptions, checkpoints: Sequence[Subject]) -> Asked:
 
 
 def layout_of(subject: Subject) -> TokenLayout:
-    """Of a model's tokens."""
+    """Layout of a model's tokens."""
     return DeiT3(subject.config).layout((1, *subject.preprocess.shape))
 
 

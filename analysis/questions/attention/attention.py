@@ -32,7 +32,7 @@ MEASURES = {
 }
 
 COMPARED_DEFINITION = "quantile_98"
-"""Of an outlier, where models are compared: of each one as many patches."""
+"""Definition of an outlier by which models are compared: as many patches of each."""
 
 
 def attention_rows(images: Images, preprocess: Preprocess, layer: int) -> Keep:
@@ -130,7 +130,7 @@ class AttentionSummary:
     outlier_mass: dict[str, OutlierMass]
     """By definition of an outlier: CLS's attention on them, in the chosen block."""
     average_map: np.ndarray
-    """Of the chosen block, (q, gh, gw)."""
+    """Average map of the chosen block, (q, gh, gw)."""
 
 
 def summarise_attention(
@@ -172,7 +172,7 @@ def cls_maps(rows: Columns) -> Float[np.ndarray, "n p"]:
 def compared_features(
     rows: Columns, masses: Float[np.ndarray, "n 2"], num_registers: int
 ) -> dict[str, Float[np.ndarray, " n"]]:
-    """Of every image: what models are compared by; all but the outliers' in the last block.
+    """For every image: what models are compared by; all but the outliers' in the last block.
 
     Args:
       rows: What `attention_rows` keeps.

@@ -71,8 +71,7 @@ def _map_figures(model: Model, options: AttentionOptions) -> list[Drawn]:
             Drawn(
                 f"attention_maps_{subject.slug}",
                 f"{title}: attention maps",
-                "Attention of CLS and of every register on the patches, mean over the heads: on "
-                "the image, and by itself below it.",
+                "Attention of CLS and of every register on the patches, mean over the heads.",
                 maps_figure(found.shown, queries, title, block),
             )
         )

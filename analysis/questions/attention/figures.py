@@ -19,7 +19,8 @@ from regvit_jax.analysis.plotting import (
     show_map,
     styled,
 )
-from regvit_jax.analysis.plotting.palette import BLACK, BLUE, GREEN, SERIES, VERMILION
+from regvit_jax.analysis.plotting.palette import SERIES
+from regvit_jax.analysis.plotting.tokens import CLS, PATCHES, REGISTERS
 from regvit_jax.analysis.questions.attention.attention import AttentionSummary
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 
@@ -47,32 +48,22 @@ class AttentionPanel(NamedTuple):
 def maps_figure(
     images: Sequence[ShownAttention], queries: Sequence[str], title: str, block: str
 ) -> Figure:
-    """CLS's and every register's map, mean over the heads: on the image, and by itself.
-
-    Both lie below one another; side by side where there is no register.
-    """
+    """CLS's and every register's map, mean over the heads, beside each image."""
     with styled():
-        rows, heads = (
-            (2, ["image", *queries]) if len(queries) > 1 else (1, ["image", *queries, "by itself"])
-        )
+        heads = ["image", *queries]
         figure = new_figure(
             _PANEL * len(heads) + 1.4,
-            rows * _PANEL * len(images) + 1.0,
+            _PANEL * len(images) + 1.0,
             f"{title}: attention of {block}, mean over the heads",
         )
-        axes = figure.subplots(rows * len(images), len(heads), squeeze=False)
+        axes = figure.subplots(len(images), len(heads), squeeze=False)
         means = [image.maps.mean(axis=0) for image in images]
         limits = _limits(means)
-        for i, (image, maps) in enumerate(zip(images, means, strict=True)):
-            own = axes[rows * i : rows * (i + 1)]
-            show_image(own[0, 0], image.pixels)
-            row_label(own[0, 0], image.name)
-            if rows == 2:
-                own[1, 0].axis("off")
-            pairs = own[:, 1:].T if rows == 2 else own[:, 1:]
-            for (overlay, alone), values in zip(pairs, maps, strict=True):
-                show_map(overlay, 100 * values, limits, image.pixels)
-                drawn = show_map(alone, 100 * values, limits)
+        for row, image, maps in zip(axes, images, means, strict=True):
+            show_image(row[0], image.pixels)
+            row_label(row[0], image.name)
+            for axis, values in zip(row[1:], maps, strict=True):
+                drawn = show_map(axis, 100 * values, limits)
         _head_row(list(axes[0]), heads)
         _colour_bar(figure, drawn, axes, len(axes))
     return figure
@@ -95,10 +86,10 @@ def heads_figure(image: ShownAttention, queries: Sequence[str], title: str, bloc
             else:
                 axis_row[0].axis("off")
             row_label(axis_row[1], query)
-            show_map(axis_row[1], 100 * image.maps[:, row].mean(axis=0), limits, image.pixels)
+            show_map(axis_row[1], 100 * image.maps[:, row].mean(axis=0), limits)
             for head in range(num_heads):
                 values = 100 * image.maps[head, row]
-                drawn = show_map(axis_row[head + 2], values, limits, image.pixels)
+                drawn = show_map(axis_row[head + 2], values, limits)
         _head_row(list(axes[0]), ["image", "mean", *(f"head {head}" for head in range(num_heads))])
         _colour_bar(figure, drawn, axes, len(queries))
     return figure
@@ -125,7 +116,7 @@ def side_by_side_figure(
             row_label(axes[row, 0], first.name)
             for axis, (_, images) in zip(axes[row, 1:], models, strict=True):
                 values = 100 * images[row].maps[:, 0].mean(axis=0)
-                drawn = show_map(axis, values, limits, images[row].pixels)
+                drawn = show_map(axis, values, limits)
         _head_row(list(axes[0]), ["image", *(title.replace(" (", "\n(") for title, _ in models)])
         _colour_bar(figure, drawn, axes, num_images)
     return figure
@@ -228,9 +219,9 @@ def similarity_figure(panels: Sequence[AttentionPanel]) -> Figure:
 
 def _draw_masses(axis: Axes, panel: AttentionPanel) -> None:
     targets = (
-        ("mass_patches", BLUE, "-", "on patches"),
-        ("mass_cls", BLACK, "--", "on CLS itself"),
-        ("mass_registers", VERMILION, "-.", "on registers"),
+        ("mass_patches", PATCHES, "-", "on patches"),
+        ("mass_cls", CLS, "--", "on CLS itself"),
+        ("mass_registers", REGISTERS, "-.", "on registers"),
     )
     for measure, color, style, label in targets:
         if measure == "mass_registers" and len(panel.summary.queries) == 1:
@@ -240,11 +231,11 @@ def _draw_masses(axis: Axes, panel: AttentionPanel) -> None:
 
 
 def _draw_queries(axis: Axes, panel: AttentionPanel, measure: str, scale: float) -> None:
-    palette = (GREEN, *(color for color in SERIES if color not in (GREEN, BLUE, VERMILION)))
     for query, name in enumerate(panel.summary.queries):
         estimates = [row[query] for row in panel.summary.measures[measure]]
-        style = LINE_STYLES[query // len(palette) % 4]
-        _draw_line(axis, estimates, scale, palette[query % len(palette)], style, f"of {name}")
+        color = CLS if name == "CLS" else REGISTERS
+        style = "-" if name == "CLS" else LINE_STYLES[(query - 1) % len(LINE_STYLES)]
+        _draw_line(axis, estimates, scale, color, style, f"of {name}")
 
 
 def _draw_line(

@@ -22,9 +22,9 @@ class OutlierMass(NamedTuple):
     """Norm above which a patch is one, pooled over all patches of all images."""
     share_of_patches: Estimate
     mass: Estimate
-    """Of all of CLS's attention in the chosen block, mean over heads and images."""
+    """Share of all of CLS's attention in the chosen block, mean over heads and images."""
     share_of_patch_mass: Estimate | None
-    """Of the attention that patches get; None where they get none."""
+    """Share of the attention that patches get; None where they get none."""
 
 
 def outlier_masses(
@@ -49,7 +49,7 @@ def masses(
 
 
 def outlier_part(means: Float[np.ndarray, "... 2"]) -> Float[np.ndarray, "... 1"]:
-    """Of mean masses: the outliers' part of the attention that patches get."""
+    """From mean masses, the outliers' part of the attention that patches get."""
     return means[..., :1] / np.maximum(means[..., 1:], 1e-12)
 
 

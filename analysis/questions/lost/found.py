@@ -34,7 +34,7 @@ class Found:
 
     settings: list[Setting]
     indices: Int[np.ndarray, " n"]
-    """Of the images in the source."""
+    """Indices of the images in the source."""
     scenes: list[Scene]
     boxes: Int[np.ndarray, "n s 4"]
     seeds: Float[np.ndarray, "n 2"]

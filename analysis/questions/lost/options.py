@@ -26,7 +26,7 @@ class LostOptions(ImageOptions):
     num_images: int = 0
     """Images to analyse, drawn at random when there are more; 0 is all."""
     feature: tuple[Feature, ...] = ()
-    """Of the attention, heads side by side; values for DeiT, keys for DINO unless given."""
+    """Vectors of the attention, heads side by side; values for DeiT, keys for DINO unless given."""
     layer: tuple[int, ...] = (-1,)
     """Block whose features are compared, from 0; -1 is the last."""
     k: int = 100

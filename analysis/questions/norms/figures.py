@@ -22,15 +22,8 @@ from regvit_jax.analysis.plotting import (
     show_map,
     styled,
 )
-from regvit_jax.analysis.plotting.palette import (
-    BLACK,
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    SERIES,
-    VERMILION,
-)
+from regvit_jax.analysis.plotting.palette import GREEN, ORANGE, PURPLE, SERIES, VERMILION
+from regvit_jax.analysis.plotting.tokens import CLS, PATCHES, REGISTERS
 from regvit_jax.analysis.questions.norms.norms import NORMED, NormSummary
 
 NUM_OUTLINED = 5
@@ -64,7 +57,7 @@ class ShownImage(NamedTuple):
     name: str
     pixels: UInt8[np.ndarray, "h w 3"]
     maps: list[Float[np.ndarray, "gh gw"]]
-    """Of each model, in units of the model's median patch norm."""
+    """One map per model, in units of the model's median patch norm."""
 
 
 def by_layer_figure(panels: Sequence[NormPanel]) -> Figure:
@@ -86,13 +79,15 @@ def _draw_layers(axis: Axes, panel: NormPanel) -> None:
     x = np.arange(len(patches))
     for low, high, alpha, label in _BANDS:
         lower, upper = ([values[q].value for values in patches] for q in (low, high))
-        axis.fill_between(x, lower, upper, color=BLUE, alpha=alpha, linewidth=0, label=label)
-    axis.plot(x, [v["median"].value for v in patches], color=BLUE, lw=1.8, label="patches, median")
-    axis.plot(x, [v["max"].value for v in patches], color=BLUE, lw=0.7, label="patches, largest")
+        axis.fill_between(x, lower, upper, color=PATCHES, alpha=alpha, linewidth=0, label=label)
+    axis.plot(
+        x, [v["median"].value for v in patches], color=PATCHES, lw=1.8, label="patches, median"
+    )
+    axis.plot(x, [v["max"].value for v in patches], color=PATCHES, lw=0.7, label="patches, largest")
     for place, (kind, rows) in enumerate(by_kind.items()):
-        color = BLACK if kind == "cls" else SERIES[1 + (place - 1) % (len(SERIES) - 1)]
+        color = CLS if kind == "cls" else REGISTERS
         label = "CLS, median" if kind == "cls" else f"register {kind.removeprefix('register_')}"
-        style = "--" if kind == "cls" else LINE_STYLES[(place - 1) // (len(SERIES) - 1) % 4]
+        style = "--" if kind == "cls" else LINE_STYLES[(place - 1) % len(LINE_STYLES)]
         axis.plot(x, [v["median"].value for v in rows], color=color, ls=style, lw=1.4, label=label)
     axis.set_yscale("log")
     _plain_log_ticks(axis.yaxis)
@@ -126,7 +121,7 @@ def _draw_histogram(axis: Axes, panel: NormPanel, limits: tuple[float, float]) -
     summary = panel.summary
     median = _median(summary)
     counts, edges = summary.histogram
-    axis.stairs(counts, edges / median, fill=True, color=BLUE, alpha=0.75)
+    axis.stairs(counts, edges / median, fill=True, color=PATCHES, alpha=0.75)
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_ylim(bottom=0.7)

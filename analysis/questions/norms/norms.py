@@ -104,7 +104,7 @@ class Stage(NamedTuple):
     block: int
     sublayer: Literal["attention", "mlp"]
     share_before: float
-    """Of the last block's large patches: already as far from the median before it, in [0, 1]."""
+    """Part of the last block's large patches that are as far out before it, in [0, 1]."""
     share_after: float
 
 
@@ -112,7 +112,7 @@ class LowTail(NamedTuple):
     """Patches of small norm after the last block."""
 
     share_below_third: Estimate
-    """Of the patches below a third of the median norm."""
+    """Share of the patches below a third of the median norm."""
     min_over_median: float
     q02_over_median: float
     """The norm below which 2 % of the patches lie, whatever their distribution."""
@@ -135,7 +135,7 @@ class NormSummary:
     tests: dict[str, dict[str, Any]]
     """By tensor: tests that can fail."""
     verdict: ModelVerdict
-    """Of the model, and of its layers from 0 to the last block."""
+    """The verdict on the model, and on its layers from 0 to the last block."""
     emergence: list[float] | None
     """By layer: how many of the last block's large patches are already as far out, in [0, 1]."""
     origin: list[Stage] | None

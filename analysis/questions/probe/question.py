@@ -119,7 +119,7 @@ def ask(options: ProbeOptions, checkpoints: Sequence[Subject]) -> Asked:
 
 
 def keeps(subject: Subject, asked: Asked) -> dict[str, Keep]:
-    """Of both parts: the tokens that a probe may need, and the norms of the patches."""
+    """For both parts of the data: tokens that a probe may need, and the norms of the patches."""
     options, found = asked.options, {}
     assert asked.training is not None
     for name, images in (("train", asked.training), ("val", asked.images)):

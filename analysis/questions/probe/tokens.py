@@ -42,7 +42,7 @@ class ProbedTokens(NamedTuple):
     """CLS, if there is one, registers, patches."""
     mean_patch: Float[Array, "b d"]
     norms: Float[Array, "b p"]
-    """Of the patches, before the last LayerNorm whatever is probed."""
+    """Norms of the patches, before the last LayerNorm whatever is probed."""
 
 
 def probed_tokens(stream: Stream) -> Callable[[ViTTrace, TokenLayout], ProbedTokens]:
@@ -143,12 +143,12 @@ class TokenStore:
 
     @property
     def norms(self) -> Float[np.ndarray, "n p"]:
-        """Of all patches of all images, before the last LayerNorm."""
+        """Norms of all patches of all images, before the last LayerNorm."""
         return self._norms.read(LAST)
 
     @property
     def convolved(self) -> Float[np.ndarray, "n p"]:
-        """Of the same patches after the patch convolution."""
+        """Norms of the same patches after the patch convolution."""
         return self._norms.read(CONVOLVED)
 
     def features(self, kind: str, draw: int, cut: float) -> Float[np.ndarray, "n d"]:

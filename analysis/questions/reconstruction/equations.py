@@ -73,7 +73,7 @@ class NormalEquations:
 
     @property
     def _mean(self) -> Float[np.ndarray, " d"]:
-        """Of the features, counted from the origin."""
+        """Mean of the features, counted from the origin."""
         return self.arrays["features"] / self.num_tokens
 
     @property

@@ -190,7 +190,7 @@ def _columns(pixel) -> list[str]:
 
 
 def _group_sums(errors: Columns, columns, is_outlier) -> Float[np.ndarray, "n 2 features"]:
-    """Of each image and group: the number of patches, and sums of the columns and their roots."""
+    """For each image and group: the number of patches, and sums of the columns and their roots."""
     parts, start = [], 0
     for block in errors.blocks(*columns):
         stop = start + len(block[0])
@@ -259,7 +259,7 @@ def _matched(
 
 
 def _binned_sums(errors: Columns, column, kind, num_values, bins, is_outlier):
-    """Of each image, bin and group: the number of patches, and the sum of a measure."""
+    """For each image, bin and group: the number of patches, and the sum of a measure."""
     num_bins = int(bins.max()) + 1
     parts, start = [], 0
     for (block,) in errors.blocks(column):

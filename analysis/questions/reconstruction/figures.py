@@ -18,15 +18,16 @@ from regvit_jax.analysis.plotting import (
     show_map,
     styled,
 )
-from regvit_jax.analysis.plotting.palette import BLUE, SKY, VERMILION
+from regvit_jax.analysis.plotting.palette import SKY
+from regvit_jax.analysis.plotting.tokens import OUTLIERS, PATCHES
 from regvit_jax.analysis.questions.reconstruction.pictures import ShownReconstruction
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 
 PROBE_LABELS = {"linear": "linear probe", "mlp": "MLP probe"}
 _MARKERS = (
-    ("normal", "normal patches", BLUE, "o", -0.22),
+    ("normal", "normal patches", PATCHES, "o", -0.22),
     ("matched", "normal patches, matched for variance", SKY, "D", 0.0),
-    ("outlier", "outliers", VERMILION, "s", 0.22),
+    ("outlier", "outliers", OUTLIERS, "s", 0.22),
 )
 
 

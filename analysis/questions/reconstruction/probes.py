@@ -35,7 +35,7 @@ class Probes(NamedTuple):
     position: Dense
     """To the logits of the grid's cells."""
     channel_means: Float[np.ndarray, "3"]
-    """Of the training pixels, normalised: the predictor that knows nothing."""
+    """Mean of the training pixels, normalised: the predictor that knows nothing."""
 
 
 def normalised_patches(

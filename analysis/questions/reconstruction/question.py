@@ -81,7 +81,7 @@ class Reconstructed(NamedTuple):
     groups: list[GroupErrors]
     shown: list[ShownReconstruction]
     num_values: int
-    """Of one patch."""
+    """Values of one patch."""
 
 
 def ask(options: ReconstructionOptions, checkpoints: Sequence[Subject]) -> Asked:

@@ -73,7 +73,7 @@ class NotebookErrors(NamedTuple):
     high: float | None
     """Sum over the batches of the mean squared error of tokens at or above; None for NaN."""
     low: float | None
-    """Of the other tokens."""
+    """Mean over the other tokens."""
     ratio_percent: float | None
     zero_high: float | None
     """As `high`, for predicting zero."""

@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 
 from regvit_jax.analysis.outliers.labels import DEFINITION_LABELS
 from regvit_jax.analysis.plotting import is_leftmost, legend_below, new_figure, round_up, styled
-from regvit_jax.analysis.plotting.palette import BLACK, BLUE, VERMILION
+from regvit_jax.analysis.plotting.palette import BLACK
+from regvit_jax.analysis.plotting.tokens import OUTLIERS, PATCHES
 from regvit_jax.analysis.questions.similarity.similarity import DENSITY_AT, GROUPS, Similarities
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 
-COLORS = {"normal": BLUE, "outlier": VERMILION}
+COLORS = {"normal": PATCHES, "outlier": OUTLIERS}
 STYLES = {"normal": "-", "outlier": "--"}
 VISIBLE = 0.01
 """Part of the highest density."""
@@ -27,7 +28,7 @@ class SimilarityPanel(NamedTuple):
     labelled: list[Similarities]
     """By definition of an outlier."""
     estimates: Sequence[Mapping[str, Estimate | None]]
-    """Of the same definitions."""
+    """Estimates for the same definitions."""
 
 
 def densities_figure(

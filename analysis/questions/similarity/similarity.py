@@ -51,7 +51,7 @@ class Similarities(NamedTuple):
     numbers: dict[str, Resampled]
     """Mean and median of both groups, their differences, and the AUC; without what is undefined."""
     density: Float[np.ndarray, "2 points"]
-    """Of both groups at `DENSITY_AT`; zeros for an empty group."""
+    """Density of both groups at `DENSITY_AT`; zeros for an empty group."""
 
 
 def neighbour_cosines(images: Images, preprocess: Preprocess) -> Keep:
