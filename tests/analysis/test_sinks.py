@@ -79,7 +79,7 @@ def test_numbers_are_those_of_loops(name, results, checkpoints, images):
 
 
 def by_hand(attn, written, added, layout, outliers):
-    """Of one head: means over the images, those that have the kind for values.
+    """Means of one head over the images, those that have the kind for values.
 
     Args:
       attn: (n, t, t).

@@ -23,7 +23,7 @@ KINDS = {
     "patches": ("other patches", colours.PATCHES, "D"),
 }
 LEAST_VALUE = 0.02
-"""Of the axis of lengths: what lies below is drawn there."""
+"""Lower end of the axis of lengths: what lies below is drawn there."""
 
 
 class Flow(NamedTuple):
