@@ -15,7 +15,8 @@ def gelu(x: Float[Array, "*t m"]) -> Float[Array, "*t m"]:
 
     The gradient needs no more than x; automatic differentiation would keep three arrays for it.
     """
-    return x * _normal_cdf(x)
+    wide = x.astype(jnp.float32)
+    return (wide * _normal_cdf(wide)).astype(x.dtype)
 
 
 def _gelu_forward(x):
@@ -23,8 +24,9 @@ def _gelu_forward(x):
 
 
 def _gelu_backward(x, grad):
-    density = jnp.exp(-0.5 * x * x) * (2 * math.pi) ** -0.5
-    return (grad * (_normal_cdf(x) + x * density),)
+    wide = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * wide * wide) * (2 * math.pi) ** -0.5
+    return ((grad * (_normal_cdf(wide) + wide * density)).astype(x.dtype),)
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
@@ -32,18 +34,19 @@ gelu.defvjp(_gelu_forward, _gelu_backward)
 
 def gelu_tanh(x: Float[Array, "*t m"]) -> Float[Array, "*t m"]:
     """The approximation by tanh, which deit3-jax was trained with."""
-    return nn.gelu(x, approximate=True)
+    return nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
 
 
 def quick_gelu(x: Float[Array, "*t m"]) -> Float[Array, "*t m"]:
     """The approximation by a sigmoid, which OpenAI's CLIP was trained with."""
-    return x * nn.sigmoid(1.702 * x)
+    wide = x.astype(jnp.float32)
+    return (wide * nn.sigmoid(1.702 * wide)).astype(x.dtype)
 
 
 def swiglu(x: Float[Array, "*t v"]) -> Float[Array, "*t m"]:
     """The second half of the units, gated by the first.  Reference: arXiv:2002.05202."""
-    gates, units = jnp.split(x, 2, axis=-1)
-    return nn.silu(gates) * units
+    gates, units = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return (nn.silu(gates) * units).astype(x.dtype)
 
 
 NON_LINEARITIES: dict[str, Callable[[jax.Array], jax.Array]] = {

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from regvit_jax.chunks import one_head_at_a_time
 from regvit_jax.product import matmul
+from regvit_jax.ways import HALVES, ways
 
 
 def attention_weights(
@@ -19,19 +19,27 @@ def attention_weights(
     return weights / total
 
 
-@jax.custom_vjp
 def attend(
     query: Float[Array, "b k t e"], key: Float[Array, "b k s e"], value: Float[Array, "b k s e"]
 ) -> Float[Array, "b k t e"]:
-    """The values of all tokens, averaged with the attention weights.
+    """The values of all tokens, averaged with the attention weights."""
+    way = ways().attention
+    if way == "own" or query.dtype not in HALVES:
+        return _attend(query, key, value)
+    by_token = (x.swapaxes(1, 2) for x in (query, key, value))
+    return jax.nn.dot_product_attention(*by_token, implementation=way).swapaxes(1, 2)
 
-    The softmax divides after the value product, and its gradient by hand does the same: passes
+
+@jax.custom_vjp
+def _attend(query, key, value):
+    """The softmax divides after the value product, and its gradient by hand does the same: passes
     over t x e numbers instead of t x s.
     """
-    if not one_head_at_a_time(query.shape[-2]):
+    together = ways().heads_together
+    if together is None or query.shape[-2] <= together:
         return _attend_forward(query, key, value)[0]
-    by_head = [jnp.moveaxis(x, 1, 0)[:, :, None] for x in (query, key, value)]
-    out = jax.lax.map(lambda head: _attend_forward(*head)[0], tuple(by_head))
+    by_head = tuple(jnp.moveaxis(x, 1, 0)[:, :, None] for x in (query, key, value))
+    out = jax.lax.map(lambda head: _attend_forward(*head)[0], by_head)
     return jnp.moveaxis(out[:, :, 0], 0, 1)
 
 
@@ -59,7 +67,7 @@ def _attend_backward(residuals, grad):
     )
 
 
-attend.defvjp(_attend_forward, _attend_backward)
+_attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _unnormalised(query, key):

@@ -128,19 +128,23 @@ class Mlp(nn.Module):
 
 
 class Dense(nn.Module):
-    """A dense layer whose result is float32, whatever the type of the product's inputs."""
+    """A dense layer."""
 
     features: int
     dtype: DTypeLike
+    """Of the product's factors."""
     use_bias: bool = True
+    written: DTypeLike | None = None
+    """Type of the result; by default the one that is best here (`regvit_jax.ways`)."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *t i"]) -> Float[Array, "b *t o"]:
         kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features))
+        out = product(x, kernel, self.dtype, self.written)
         if not self.use_bias:
-            return product(x, kernel, self.dtype)
+            return out
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return product(x, kernel, self.dtype) + _per_channel(bias, x.ndim)
+        return (out + _per_channel(bias, x.ndim)).astype(out.dtype)
 
 
 def norm_layer(config: ViTConfig) -> nn.LayerNorm | nn.RMSNorm:

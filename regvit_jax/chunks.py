@@ -1,9 +1,4 @@
-"""How many images does a device compute at once?
-
-A CPU is fastest on few tokens at a time, four images of 224 px say: their activations stay in its
-cache, and no fresh memory is touched (1.3 x the speed and 60 % of the memory of 32 such images at
-once). An accelerator takes all.
-"""
+"""How many images does a device compute at once, and how are the others computed after them?"""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,9 +6,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-CPU_TOKENS = 1100
-CPU_HEADS_TOGETHER = 512
-"""Tokens of which the scores of all heads of a small network are still in the cache."""
+from regvit_jax.ways import ways
 
 Tree = TypeVar("Tree")
 
@@ -25,16 +18,12 @@ def chunk_size(batch_size: int, num_tokens: int) -> int:
       batch_size: Images at hand.
       num_tokens: Of each image.
     """
-    if jax.default_backend() != "cpu":
+    together = ways().tokens_together
+    if together is None:
         return batch_size
-    fitting = max(1, CPU_TOKENS // num_tokens)
+    fitting = max(1, together // num_tokens)
     power_of_two = 1 << (fitting.bit_length() - 1)  # divides the usual batch sizes
     return min(batch_size, power_of_two)
-
-
-def one_head_at_a_time(num_tokens: int) -> bool:
-    """Whether attention should pass its heads one by one, so that scores stay in a CPU's cache."""
-    return jax.default_backend() == "cpu" and num_tokens > CPU_HEADS_TOGETHER
 
 
 def map_chunks(function: Callable[[jax.Array], Tree], batch: jax.Array, size: int) -> Tree:

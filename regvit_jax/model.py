@@ -84,7 +84,8 @@ class DeiT3(nn.Module):
         else:
             self.norm = norm_layer(config)
         if config.num_classes:
-            self.head = Dense(config.num_classes, self.dtype, config.head == "classifier")
+            has_bias = config.head == "classifier"
+            self.head = Dense(config.num_classes, self.dtype, has_bias, written=jnp.float32)
 
     def __call__(
         self, images: Float[Array, "b h w c"], drop_path: Float[Array, "b l 2"] | None = None

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key, UInt8
 
-from regvit_jax.chunks import CPU_TOKENS, chunk_size
 from regvit_jax.train.colour import (
     ColourDraw,
     adjust,
@@ -20,6 +19,7 @@ from regvit_jax.train.colour import (
     to_planes,
 )
 from regvit_jax.train.recipe import DataConfig
+from regvit_jax.ways import ways
 
 
 class AugmentDraw(NamedTuple):
@@ -45,7 +45,7 @@ def augment(
     if not (data.flip or data.three_augment or data.colour_jitter):
         return pixels
     draw = draw_augment(rngs, data)
-    if chunk_size(len(rngs), num_tokens=CPU_TOKENS) == len(rngs):
+    if ways().tokens_together is None:
         return apply_augment(pixels, draw, data)
 
     def change_one(one: tuple[Array, AugmentDraw]) -> Array:

@@ -23,6 +23,7 @@ from regvit_jax.train.step import (
     make_train_step,
     mean_gradient,
 )
+from regvit_jax.ways import CPU, taking
 
 # One float32 rounding of the gradient's sum over 8 images, times the rate; measured 3e-8.
 PMAP_ATOL = 2e-7
@@ -170,7 +171,7 @@ def test_what_is_frozen_stays_and_what_is_not_moves(params, recipe, preprocess, 
         assert is_same == (name != "reg_tokens"), name
 
 
-def test_chunks_add_up_to_the_gradient_of_the_whole_batch(batch, monkeypatch):
+def test_chunks_add_up_to_the_gradient_of_the_whole_batch(batch):
     """On a loss with a closed form: the mean over images of (weight . pixels - label)^2."""
     params = {"patch_embed": {"kernel": jnp.full((8, 8, 3, 1), 0.01)}, "bias": jnp.ones(3)}
     draws = Draws(jax.random.split(jax.random.key(0), 8), None)
@@ -181,8 +182,8 @@ def test_chunks_add_up_to_the_gradient_of_the_whole_batch(batch, monkeypatch):
         means = jnp.asarray(batch.pixels, jnp.float32).mean((1, 2)) / 255
         return ((means @ params["bias"] - batch.labels) ** 2).sum()
 
-    monkeypatch.setattr("regvit_jax.chunks.CPU_TOKENS", 48)  # three images, of which two divide
-    loss, grads = mean_gradient(batch_loss, params, jax.tree.map(jnp.asarray, batch), draws)
+    with taking(CPU._replace(tokens_together=48)):  # three images, of which two divide
+        loss, grads = mean_gradient(batch_loss, params, jax.tree.map(jnp.asarray, batch), draws)
     np.testing.assert_allclose(loss, (residuals**2).mean(), rtol=0, atol=1e-5)
     expected = (2 * residuals[:, None] * means).mean(0)
     np.testing.assert_allclose(grads["bias"], expected, rtol=0, atol=1e-5)
