@@ -83,7 +83,7 @@ SEEDS ?= 0 1 2
 NUM_IMAGES ?= 600
 NUM_TRAIN_IMAGES ?= 300
 # Of the first pair alone, since they take longest.
-OF_THE_FIRST_PAIR := ablate lost neurons probe reconstruction similarity
+OF_THE_FIRST_PAIR := ablate lost neurons probe reconstruction segment similarity
 else ifeq ($(SCALE),digits)
 DATA ?= digits
 PRESET := demo
