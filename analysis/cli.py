@@ -34,7 +34,7 @@ OTHERS: dict[str, type] = {
 }
 """Subcommands that are no analysis of the tool's."""
 
-EXAMPLES = f"""What registers change, measured. {VERSION_HINT}
+EXAMPLES = f"""Measure what registers change in vision transformers. {VERSION_HINT}
 
 Examples:
   regvit-analyze look photo.jpg --checkpoint runs/reg0 runs/reg4

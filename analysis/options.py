@@ -24,37 +24,37 @@ class ImageOptions:
     """Checkpoint directories, training runs, or models that come with the package (organism-reg0,
     organism-reg4); all are analysed on the same images."""
     data: str
-    """A folder of images or of class folders, a VOC root, a data set of TensorFlow Datasets that is
-    prepared (cifar10, voc/2007, name@folder, or its folder), or an embedded one
-    ("digits", "cues"); or images: files, folders and patterns, one or several."""
+    """A folder of images or of class folders, a VOC root, a prepared data set of TensorFlow
+    Datasets (cifar10, voc/2007, name@folder, or its folder), an embedded one ("digits", "cues"), or
+    images: one or more files, folders and patterns."""
     out: Path
-    """Folder for results.json, tables and figures; appears only when everything is done."""
+    """Output folder for results.json, tables and figures; it appears once everything is done."""
     split: str = "val"
-    """Which part of the data, where it has parts: train, val, or another that it has."""
+    """Split of the data, where it has splits: train, val, or another."""
     num_images: int = 1000
     """Images to analyse, drawn at random when there are more; 0 is all."""
     image_size: int | None = None
-    """Side of the square input in pixels; the checkpoint's own unless given."""
+    """Side of the square input in pixels; by default, the checkpoint's own."""
     protocol: Protocol = "official"
-    """"official": the field's right computation, on the pixels of the checkpoint's evaluation;
-    "study": what the study's notebook of this question did, faults included."""
+    """"official": the field's practice, on images prepared as in the checkpoint's evaluation;
+    "study": what the study's notebook did, errors included."""
     batch_size: int = 32
-    """Images per step; more needs more memory."""
+    """Images per batch; larger batches need more memory."""
     skip_unreadable: bool = False
-    """Leave out damaged images (they are counted and named) instead of stopping."""
+    """Skip damaged images, which are counted and named, instead of stopping."""
     num_shown: int = 4
-    """Images in the figures, spread over the data."""
+    """Number of images in the figures, spread over the data."""
     show: tuple[str, ...] = ()
-    """Show these images instead: file names, or parts of them."""
+    """Show these images instead: file names or parts of them."""
     bootstrap: int = 1000
-    """Resamples of the images behind every 95 % interval."""
+    """Bootstrap resamples of the images for each 95 % interval."""
     seed: int = 0
     """Seed of the choice of images, the intervals and the random twin."""
     overwrite: bool = False
     """Replace results of another configuration in `out`."""
     dry_run: bool = False
-    """Only say which passes over the images there will be, how long they take and how much disk
-    they need, from a few measured batches."""
+    """Only report which passes over the images are needed, how long they take and how much disk
+    space they need, from a few measured batches."""
 
     def __post_init__(self) -> None:
         if not self.checkpoint:
@@ -137,9 +137,9 @@ class ProbingOptions(ImageOptions):
 class AllOptions:
     """Every analysis, the comparison and the page, each in a folder of `out`.
 
-    All share one pass of each model over the same part of the data. What is not given is each
-    analysis's own default. Stopped, the same command goes on where it
-    was; analyses that are done are kept.
+    All share one pass of each model over the same split. Options that are not given have each
+    analysis's own default. If stopped, rerun the same command to resume; finished analyses are
+    kept.
     """
 
     checkpoint: tuple[Path, ...]
@@ -158,19 +158,19 @@ class AllOptions:
     num_train_images: int | None = None
     """Images that probes learn from, drawn at random when there are more; 0 is all."""
     image_size: int | None = None
-    """Side of the square input in pixels; the checkpoint's own unless given."""
+    """Side of the square input in pixels; by default, the checkpoint's own."""
     protocol: Protocol = "official"
     """As for every analysis."""
     batch_size: int | None = None
-    """Images per step; more needs more memory."""
+    """Images per batch; larger batches need more memory."""
     skip_unreadable: bool = False
-    """Leave out damaged images (they are counted and named) instead of stopping."""
+    """Skip damaged images, which are counted and named, instead of stopping."""
     num_shown: int | None = None
-    """Images in the figures, spread over the data."""
+    """Number of images in the figures, spread over the data."""
     show: tuple[str, ...] = ()
-    """Show these images instead: file names, or parts of them."""
+    """Show these images instead: file names or parts of them."""
     bootstrap: int | None = None
-    """Resamples of the images behind every 95 % interval."""
+    """Bootstrap resamples of the images for each 95 % interval."""
     seed: int = 0
     """Seed of the choice of images, the intervals, the probes and the random twin."""
     overwrite: bool = False
@@ -214,7 +214,7 @@ class RunOptions(ImageOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompareOptions:
-    """One table and one page of figures for any number of models, from other commands' results."""
+    """One table and one figure comparing any number of models, from other commands' results."""
 
     results: tuple[Path, ...]
     """Result folders: what `--out` was in the other commands."""
@@ -234,7 +234,7 @@ class CompareOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """One self-contained HTML page from the results of other commands, and Markdown beside it."""
+    """A self-contained HTML report, and a Markdown one, from the results of other commands."""
 
     results: tuple[Path, ...]
     """Result folders: what `--out` was in the other commands."""

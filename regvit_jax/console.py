@@ -28,7 +28,7 @@ CURES = {
 """What to do about an error of the system."""
 _LOOP = "Symlink loop from"
 BROKEN_PIPE = 128 + signal.SIGPIPE
-VERSION_HINT = "With --version alone, prints which versions are installed."
+VERSION_HINT = "--version alone prints the installed versions."
 """For the help of every command: `run` answers this option before anything is loaded."""
 
 

@@ -133,7 +133,7 @@ class OptimConfig:
     """"epoch": constant within an epoch; "late_epoch": the same an epoch late, as DeiT's loop ran
     (the first two epochs at the start's rate); "step": moves in every step."""
     weight_decay: float = 0.05
-    """Pulls the matrix-like tensors to 0."""
+    """Weight decay, on parameters of two or more dimensions."""
     beta1: float = 0.9
     """Memory of the mean gradient."""
     beta2: float = 0.999
@@ -165,7 +165,7 @@ class Recipe:
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     epochs: float = 10.0
-    """Length of the run, in passes over the training images."""
+    """Number of epochs."""
     loss: Literal["bce", "cross_entropy"] = "bce"
     """One yes-or-no question a class (DeiT-III), or one question among all classes."""
     label_smoothing: float = 0.0

@@ -82,7 +82,7 @@ CLAIMS = (
         "Attention maps of DeiT-III Small, DINOv2-g and DINOv2-S, without and with registers.",
         "figure 1, no number",
         "figure 1",
-        "Pictures are for looking; ours are under Attention. Claim 10 has the number.",
+        "A qualitative figure; see Attention for ours. Claim 10 has the number.",
         about="",
     ),
     Claim(
@@ -157,8 +157,8 @@ CLAIMS = (
         "The four registers' maps end up as near copies of the map of CLS.",
         "pictures",
         "figure of register maps",
-        "Pictures are for looking; ours are under Attention. Maps of attention are never negative "
-        "and therefore alike by their plain cosine in any model.",
+        "A qualitative figure; see Attention for ours. Maps of attention are never negative "
+        "and therefore similar by plain cosine in any model.",
         show=centred_cosines,
         about="",
     ),
@@ -167,12 +167,12 @@ CLAIMS = (
         "Artifacts come and go during training.",
         "pictures, every 80 epochs",
         "figure of maps over epochs",
-        "Pictures are for looking; ours are under Attention where stages of a run are analysed.",
+        "A qualitative figure; see Attention for ours where stages of a run are analysed.",
         about="",
     ),
     Claim(
         13,
-        "The registers' maps become less alike during training.",
+        "The registers' maps become less similar during training.",
         "mean cosine .9953 (epoch 0) → .9289 (epoch 799)",
         "notebook on register similarity, 41 checkpoints",
         "Two stages of one run with registers: the cosine falls (paired interval below 0).",

@@ -1,4 +1,4 @@
-"""Where is an object, says the likeness of patches? LOST: one box for each image, without labels.
+"""Unsupervised object discovery from patch similarity (LOST): one box per image, without labels.
 
 Patches of the background resemble many others, patches of an object few. The patch that resembles
 the fewest is the seed; the most lonely patches that resemble it join it; every patch that resembles

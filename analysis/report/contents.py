@@ -36,10 +36,10 @@ TALL = 1.15
 """Height of a tall figure, in units of its width."""
 
 INTRODUCTION = (
-    "Registers are extra learned tokens that a vision transformer reads along with the patches of "
-    "an image and that its output ignores. They give the network a place for global notes, which "
-    "it otherwise keeps in a few background patches: those grow very long vectors and spoil "
-    "attention maps."
+    "Registers are extra learned tokens that a vision transformer processes together with the "
+    "patches of an image and whose output is discarded. They give the network a place to store "
+    "global information, which it otherwise stores in a few background patches: their norms grow "
+    "very large and spoil attention maps."
 )
 METHODS = (
     "Every image passes each network once; all models see the same images in the same order. A "
@@ -56,14 +56,14 @@ CLAIMS = (
     "said of outliers needs a model that has them. Nothing is corrected for the number of claims."
 )
 EMBEDDED_DATA = (
-    "The images are synthetic, drawn so that small models learn them in minutes. What such models "
-    "show, or do not show, says little about models of the published size on photographs, where "
-    "outlier tokens were described. This page demonstrates "
-    "the method; the same commands take any checkpoint and any folder of images."
+    "The images are synthetic, designed so that small models learn them in minutes. Results on "
+    "them say little about models of the published size on photographs, where outlier tokens were "
+    "described. This page demonstrates the method; the same commands work with any checkpoint and "
+    "any folder of images."
 )
 CAVEAT = (
-    "One training run a model: the intervals show how the images vary, not how another random "
-    "start of the training would. “Not found” means no separate group in these images under the "
+    "One training run per model: the intervals reflect variation between images, not between "
+    "training runs. “Not found” means no separate group in these images under the "
     "stated rule; it is no proof that there is none elsewhere."
 )
 

@@ -122,7 +122,7 @@ def _summary_figures(models: Sequence[Model]) -> list[Drawn]:
         drawn.append(
             Drawn(
                 "attention_registers",
-                "Likeness of the registers' maps",
+                "Similarity of the registers' maps",
                 "Attention is never negative, so that the plain cosine is high by construction; "
                 "the centred one is not.",
                 similarity_figure(panels),

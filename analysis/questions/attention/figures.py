@@ -197,9 +197,9 @@ def by_layer_figure(panels: Sequence[AttentionPanel]) -> Figure:
 
 
 def similarity_figure(panels: Sequence[AttentionPanel]) -> Figure:
-    """How alike the registers' maps are in every block."""
+    """How similar the registers' maps are in every block."""
     with styled():
-        figure = new_figure(6.4, 3.6, "Likeness of the registers' attention maps")
+        figure = new_figure(6.4, 3.6, "Similarity of the registers' attention maps")
         axis = figure.subplots()
         for i, panel in enumerate(panels):
             pairs = panel.summary.register_maps

@@ -70,7 +70,7 @@ ON_OUTLIERS = Table(
 )
 REGISTERS_BY_LAYER = Table(
     "registers_by_layer",
-    "How alike the registers' maps are, block by block",
+    "Similarity of the registers' maps, block by block",
     ("block",),
     {
         "cosine": Quantity("cosine of the registers' maps"),
@@ -79,7 +79,7 @@ REGISTERS_BY_LAYER = Table(
 )
 REGISTERS = Table(
     "registers",
-    "How alike the registers are (maps: last block)",
+    "Similarity of the registers (maps: last block)",
     (),
     {
         "cosine": Quantity("cosine of the registers' maps", is_compared=True),
@@ -221,7 +221,7 @@ def _in_words(layer: int, last: int) -> str:
 
 
 def lead(options: AttentionOptions) -> list[Lead]:
-    """Where CLS looks in the last block, and how alike the registers' maps are there."""
+    """Where CLS looks in the last block, and how similar the registers' maps are there."""
     del options
     return [
         Lead((LAST_BLOCK.name, CLS, "mass_registers"), "attention of CLS on the registers"),

@@ -12,11 +12,11 @@ Feature = Literal["query", "key", "value"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LostOptions(ImageOptions):
-    """Where is an object, says the likeness of patches? LOST finds one box in each image.
+    """Unsupervised object discovery from patch similarity (LOST): one box per image.
 
-    Of --feature, --layer and --gram-bias several values may be named: every combination is
-    measured in the same pass, the first of each gives predictions and figures. What follows
-    --gram-bias is by --protocol unless given; each of the study's faults can be switched.
+    --feature, --layer and --gram-bias take several values: every combination is measured in the
+    same pass, and the first of each gives predictions and figures. The defaults of the options
+    after --gram-bias depend on --protocol; each of the study's errors has its own switch.
     """
 
     rank: ClassVar[int] = 4

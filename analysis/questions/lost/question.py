@@ -1,4 +1,4 @@
-"""Where is an object, says the likeness of patches? What is kept, measured and drawn for it.
+"""Unsupervised object discovery from patch similarity: what is kept, measured and drawn.
 
 Beside what every analysis's results hold, LOST's have
 
@@ -355,7 +355,7 @@ def _panels(model: Model, asked: Asked) -> list[BoxPanel]:
 ANALYSIS = Analysis(
     name="lost",
     heading="Object discovery (LOST)",
-    text="One box an image, from how alike the patches are and nothing else. Where registers keep "
+    text="One box per image, from patch similarity alone. Where registers keep "
     "features smooth, boxes should overlap objects more often.",
     per_image=("lost_boxes",),
     tables=(LOST, SETTINGS, AGAINST),

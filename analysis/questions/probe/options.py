@@ -14,10 +14,10 @@ OutlierDefinition = Literal[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbeOptions(ProbingOptions):
-    """What does each kind of token know of the image's class?
+    """How well does each token type predict the image's class?
 
-    The data have class folders, in "train" and "val"; without these, a random fifth of the images
-    is held out for validation.
+    The data need class folders, in "train" and "val"; without these two, a random fifth of the
+    images is held out for validation.
     """
 
     rank: ClassVar[int] = 5

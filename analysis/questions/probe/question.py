@@ -88,13 +88,13 @@ OUTLIERS = Table(
     },
 )
 LED = {
-    ("logistic", "cls"): "class told by CLS",
-    ("neighbours", "cls"): "class told by CLS's nearest neighbours",
-    ("logistic", "mean_patch"): "class told by the mean patch",
-    ("logistic", "normal_patch"): "class told by a normal patch",
-    ("logistic", "outlier_patch"): "class told by an outlier patch",
-    ("logistic", "mean_register"): "class told by the mean register",
-    ("logistic", "cls_and_mean_register"): "class told by CLS + mean register",
+    ("logistic", "cls"): "class accuracy from CLS",
+    ("neighbours", "cls"): "class accuracy from CLS's nearest neighbours",
+    ("logistic", "mean_patch"): "class accuracy from the mean patch",
+    ("logistic", "normal_patch"): "class accuracy from a normal patch",
+    ("logistic", "outlier_patch"): "class accuracy from an outlier patch",
+    ("logistic", "mean_register"): "class accuracy from the mean register",
+    ("logistic", "cls_and_mean_register"): "class accuracy from CLS + mean register",
 }
 
 

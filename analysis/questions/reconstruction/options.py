@@ -10,10 +10,10 @@ from regvit_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReconstructionOptions(ProbingOptions):
-    """How much of its pixels and of its position does a patch token still hold?
+    """How much pixel and position information do patch tokens retain?
 
-    Probes learn on the training part of the data and are judged on the validation part; of data
-    without parts, a fifth is set apart for judging.
+    Probes are trained on the training split and evaluated on the validation split; data without
+    splits have a fifth held out for evaluation.
     """
 
     rank: ClassVar[int] = 6

@@ -258,7 +258,7 @@ def lead(options: ReconstructionOptions) -> list[Lead]:
         Lead((*all_patches, "r2_patch_mean"), "R² of pixels, linear probe"),
         Lead(contrast, "pixel error, outliers (98 %) / normal patches"),
         Lead(matched, "pixel error, outliers (98 %) / normal patches of equal variance"),
-        Lead((POSITION.name, SHOWN_DEFINITION, "all", "top1"), "position of a patch told rightly"),
+        Lead((POSITION.name, SHOWN_DEFINITION, "all", "top1"), "patch position accuracy"),
     ]
 
 

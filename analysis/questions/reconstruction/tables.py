@@ -23,7 +23,7 @@ ERRORS = Table(
 )
 POSITION = Table(
     "position",
-    "Position of a patch, told by a linear probe",
+    "Patch position, predicted by a linear probe",
     ("definition", "group"),
     {
         "top1": Quantity("patches put into the right cell", is_share=True, is_compared=True),

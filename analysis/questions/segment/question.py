@@ -39,11 +39,11 @@ from regvit_jax.source import MaskedSource
 METHODS = {"linear": "a linear classifier", "map": "the map of CLS", "nothing": "all background"}
 SEGMENT = Table(
     "segment",
-    "Patches told rightly",
+    "Patch accuracy",
     ("method",),
     {
         "mean_iou": Quantity("mean IoU", is_share=True, is_compared=True),
-        "accuracy": Quantity("patches told rightly", is_share=True, is_compared=True),
+        "accuracy": Quantity("patch accuracy", is_share=True, is_compared=True),
     },
     on_page=True,
     words=METHODS,

@@ -39,7 +39,7 @@ def densities_figure(
         figure = new_figure(
             max(6.4, 3.6 * len(panels) + 0.4),
             2.6 * len(definitions) + 0.9,
-            "How alike are a patch and its neighbours?",
+            "How similar are a patch and its neighbours?",
         )
         grid = figure.subplots(
             len(definitions), len(panels), squeeze=False, sharex=True, sharey=True

@@ -109,10 +109,10 @@ def figures(models: Sequence[Model], asked: Asked) -> list[Drawn]:
     return [
         Drawn(
             "similarity_densities",
-            "How alike are a patch and its neighbours?",
+            "How similar are a patch and its neighbours?",
             "Kernel densities (Gaussian, Scott's bandwidth) of the cosine between the patch "
             "convolution's outputs of a patch and each of its up to four neighbours, before "
-            f"positions. Outliers are told by their norm {where}. Dotted lines are medians.",
+            f"positions. Outliers are defined by their norm {where}. Dotted lines are medians.",
             densities_figure(panels, DRAWN, where),
         ),
         Drawn(
