@@ -9,6 +9,17 @@ import dataclasses
 from collections.abc import Callable
 
 from regvit_jax.analysis.claims.evidence import Evidence
+from regvit_jax.analysis.claims.interventions import MARGIN as STAYS
+from regvit_jax.analysis.claims.interventions import (
+    dense_features_gain,
+    mean_registers_cost_nothing,
+    other_registers_cost_nothing,
+    shifted_units_cost_nothing,
+    shifted_units_end_outliers,
+    silent_units_cost,
+    zeroed_patches_cost_little,
+    zeroed_registers_cost,
+)
 from regvit_jax.analysis.claims.numbers import (
     accuracies,
     centred_cosines,
@@ -40,13 +51,13 @@ STUDIED = "DeiT-III Small on ImageNet"
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """One of the study's claims, figures and tables."""
+    """One of the study's claims, figures and tables, or a claim of the literature it rests on."""
 
     number: int
     words: str
     published: str
     where: str
-    """In the study."""
+    """In the study; from claim 20 on, in another paper, which is named."""
     rule: str
     """How it is judged; or why the tool can never judge it."""
     judge: Callable[[Evidence], Findings] | None = None
@@ -235,5 +246,85 @@ CLAIMS = (
         "measured.",
         show=training_hours,
         about="",
+    ),
+    Claim(
+        20,
+        "That there are registers matters: zeroing them costs accuracy.",
+        "probe of CLS 67.3 → 48.4 % (DINOv2-S with registers), 62.0 → 25.4 % (DINOv3-S)",
+        "Parodi et al., arXiv:2604.14433, ablations of registers",
+        "Models with registers: the change of top-1 (of the head where it fits the images, else of "
+        "a linear probe) with all registers zeroed after every block lies below 0.",
+        zeroed_registers_cost,
+        about="DINOv2-S and DINOv3-S",
+    ),
+    Claim(
+        21,
+        "What registers hold does not matter: their mean over the images will do.",
+        "67.3 → 67.0 % (DINOv2-S with registers), 62.0 → 62.1 % (DINOv3-S)",
+        "Parodi et al., arXiv:2604.14433, ablations of registers",
+        f"Models with registers: the change of top-1 lies within ±{100 * STAYS:g} point (a margin "
+        "of ours) with registers replaced by their mean.",
+        mean_registers_cost_nothing,
+        about="DINOv2-S and DINOv3-S",
+    ),
+    Claim(
+        22,
+        "The registers of other images will do.",
+        "67.3 → 67.8 % (DINOv2-S with registers), 62.0 → 62.0 % (DINOv3-S)",
+        "Parodi et al., arXiv:2604.14433, ablations of registers",
+        f"As claim 21, with the registers of other images: within ±{100 * STAYS:g} point.",
+        other_registers_cost_nothing,
+        about="DINOv2-S and DINOv3-S",
+    ),
+    Claim(
+        23,
+        "As many random patches can be zeroed almost for free.",
+        "4 random patches: at most 1 point",
+        "Parodi et al., arXiv:2604.14433, control of the ablations",
+        f"Models with registers: the change of top-1 with random patches zeroed lies within "
+        f"±{100 * STAYS:g} point.",
+        zeroed_patches_cost_little,
+        about="DINOv2-S and DINOv3-S",
+    ),
+    Claim(
+        24,
+        "A few hidden units write the outliers: shifted to an added token, they leave none.",
+        "10 units of OpenCLIP-B/16, 45 of DINOv2-L/14",
+        "Jiang et al., arXiv:2506.08010, algorithms 1 and 2",
+        "Models with outliers: with the units shifted that `neurons` finds, at most a tenth of the "
+        "outliers is left (the interval of their share lies below that; a margin of ours).",
+        shifted_units_end_outliers,
+        about="OpenCLIP-B/16 and DINOv2-L/14",
+    ),
+    Claim(
+        25,
+        "Test-time registers leave accuracy as it is.",
+        "linear probe on ImageNet 86.36 → 86.38 % (DINOv2-L), 77.42 → 77.53 % (OpenCLIP-B)",
+        "Jiang et al., arXiv:2506.08010, table of linear probes",
+        f"Models with outliers: the change of the head's top-1 lies within ±{100 * STAYS:g} point "
+        "with the chosen units shifted.",
+        shifted_units_cost_nothing,
+        about="OpenCLIP-B/16 and DINOv2-L/14",
+    ),
+    Claim(
+        26,
+        "Silent instead of shifted, the same units cost accuracy.",
+        "zero-shot top-1 70.4 → 55.6 % (OpenCLIP-B/16)",
+        "Jiang et al., arXiv:2506.08010, ablation of the shift",
+        "Models with outliers: the change of the head's top-1 with the chosen units zeroed lies "
+        "below 0.",
+        silent_units_cost,
+        about="OpenCLIP-B/16",
+    ),
+    Claim(
+        27,
+        "Dense features gain from registers.",
+        "mean IoU on ADE20k 38.9 → 39.1 (DeiT-III-B), 26.6 → 26.7 (OpenCLIP-B), 46.6 → 47.9 "
+        "(DINOv2-L)",
+        "Darcet et al., arXiv:2309.16588, table 2",
+        "Pairs without and with registers: the mean IoU of a linear classifier of patches rises "
+        "(paired interval above 0).",
+        dense_features_gain,
+        about="DeiT-III-B, OpenCLIP-B and DINOv2-L",
     ),
 )

@@ -20,7 +20,7 @@ Answer = Literal["supported", "not supported", "cannot tell", "not judged"]
 
 _SHAPE = (
     *("embed_dim", "depth", "num_heads", "patch_size", "image_size"),
-    *("mlp_ratio", "mlp", "layer_scale"),
+    *("mlp_ratio", "mlp", "layer_scale", "added"),
 )
 """What two models must share for registers to be what tells them apart."""
 _FREE = frozenset({"model.num_registers", "model.register_init_std", "seed"})

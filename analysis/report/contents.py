@@ -50,8 +50,9 @@ METHODS = (
 )
 CLAIMS = (
     "The study is “Registers in Small Vision Transformers: A Reproducibility Study of Vision "
-    "Transformers Need Registers” (Bach et al., TMLR 2025). A verdict is about the models and the "
-    "images that it names, and follows from a rule fixed beforehand: an interval must exclude the "
+    "Transformers Need Registers” (Bach et al., TMLR 2025); claims from 20 on "
+    "are those of the papers that they name. A verdict is about the models and the images that it "
+    "names, and follows from a rule fixed beforehand: an interval must exclude the "
     f"null and rest on at least {MIN_IMAGES} images, all models or pairs must agree, and what is "
     "said of outliers needs a model that has them. Nothing is corrected for the number of claims."
 )

@@ -120,6 +120,27 @@ def probe(low, high, n=100):
     return results("probe", [model("reg0", 0, numbers=numbers)])
 
 
+def ablated(condition, low, high, score="top1"):
+    numbers = {f"ablate/{condition}/{score}_change": number(low, high)}
+    return results("ablate", [model("reg0", 0), model("reg4", 4, numbers=numbers)])
+
+
+def shifted(left=(0.0, 0.0001), change=(-0.001, 0.001), silent=(-0.2, -0.1)):
+    numbers = {
+        "test_time_registers/num_units": {"value": 10, "n": 100, "interval": None},
+        "test_time_registers/outliers_before": number(0.02, 0.03),
+        "test_time_registers/outliers": number(*left),
+        "neurons/shifted/10/top1_change": number(*change),
+        "neurons/zeroed/10/top1_change": number(*silent),
+    }
+    return results("neurons", [model("reg0", 0, numbers=numbers), model("reg4", 4)])
+
+
+def segmented(low, high, **shape):
+    models = [model("reg0", 0, SHAPE | shape), model("reg4", 4)]
+    return results("segment", models, {"segment/linear/mean_iou": number(low, high)})
+
+
 def evaluated(registers, share, n=50_000, **changes):
     ends = stats.binomtest(round(share * n), n).proportion_ci(0.95, "wilson")
     top1 = {"share": share, "low": ends.low, "high": ends.high, "n": n}
@@ -129,7 +150,7 @@ def evaluated(registers, share, n=50_000, **changes):
 
 def judged(claim, *folders, models=(), **more) -> Judgement:
     found = judge_claims(Evidence(folders, models, **more))
-    assert [judgement.claim.number for judgement in found] == list(range(1, 20))
+    assert [judgement.claim.number for judgement in found] == list(range(1, 28))
     return found[claim - 1]
 
 
@@ -168,6 +189,36 @@ CASES = [
     (16, [FOUND, probe(-0.2, -0.1)], "not supported"),
     (16, [FOUND, probe(-0.1, 0.2)], "cannot tell"),
     (16, [FOUND, probe(0.1, 0.2, n=20)], "cannot tell"),
+    (20, [ablated("registers_zeroed", -0.2, -0.1)], "supported"),
+    (20, [ablated("registers_zeroed", -0.2, -0.1, "linear")], "supported"),
+    (20, [ablated("registers_zeroed", 0.1, 0.2)], "not supported"),
+    (20, [ablated("registers_zeroed", -0.1, 0.1)], "cannot tell"),
+    *(
+        case
+        for claim, condition in (
+            (21, "registers_mean"),
+            (22, "registers_other_image"),
+            (23, "patches_zeroed"),
+        )
+        for case in (
+            (claim, [ablated(condition, -0.004, 0.003)], "supported"),
+            (claim, [ablated(condition, -0.2, -0.1)], "not supported"),
+            (claim, [ablated(condition, -0.02, 0.003)], "cannot tell"),
+        )
+    ),
+    (24, [shifted(left=(0.0, 0.001))], "supported"),
+    (24, [shifted(left=(0.01, 0.02))], "not supported"),
+    (24, [shifted(left=(0.002, 0.003))], "cannot tell"),
+    (25, [shifted(change=(-0.002, 0.003))], "supported"),
+    (25, [shifted(change=(-0.05, -0.02))], "not supported"),
+    (25, [shifted(change=(-0.02, 0.003))], "cannot tell"),
+    (26, [shifted(silent=(-0.05, -0.02))], "supported"),
+    (26, [shifted(silent=(0.02, 0.05))], "not supported"),
+    (26, [shifted(silent=(-0.02, 0.01))], "cannot tell"),
+    (27, [segmented(0.01, 0.02)], "supported"),
+    (27, [segmented(-0.02, -0.01)], "not supported"),
+    (27, [segmented(-0.02, 0.01)], "cannot tell"),
+    (27, [segmented(0.01, 0.02, added={"units": [[0, 1]]})], "cannot tell"),
 ]
 
 
@@ -355,7 +406,7 @@ def test_claims_without_a_rule_are_listed_with_the_reason():
     assert {judgement.answer for judgement in without} == {"not judged"}
     assert all(judgement.why for judgement in without)
     assert {j.answer for j in found if j.claim.judge} == {"cannot tell"}
-    assert found[-1].numbers == ("reg0: 0.50 h of training",)
+    assert found[18].numbers == ("reg0: 0.50 h of training",)
 
 
 def test_every_claim_has_words_a_place_and_a_rule():
