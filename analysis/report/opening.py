@@ -41,10 +41,33 @@ def _outliers(results: Sequence[Json]) -> str:
     for found in results:
         verdicts = [m for m in found["models"] if "verdict" in m]
         if verdicts and "outlier" in found.get("about", {}).get("verdict", ""):
+            if counted := _counted(verdicts):
+                return f"Outlier tokens: found in {counted}."
             groups = {answer: _models_with(verdicts, answer) for answer in _ANSWERS}
             parts = [f"{_ANSWERS[answer]} {names}" for answer, names in groups.items() if names]
             return f"Outlier tokens: {'; '.join(parts)}."
     return ""
+
+
+def _counted(models: Sequence[Json]) -> str:
+    """In how many runs they are found, where there are several with each number of registers."""
+    by_count: dict[int, list[str]] = {}
+    for model in models:
+        if not model["is_twin"]:
+            answers = by_count.setdefault(model["num_registers"], [])
+            answers.append(model["verdict"]["answer"])
+    if len(by_count) < 2 or min(map(len, by_count.values())) < 2:
+        return ""
+    parts = []
+    for count, answers in sorted(by_count.items()):
+        registers = f"with {count} register" if count else "without register"
+        registers += "" if count == 1 else "s"
+        unsure = answers.count("cannot tell")
+        more = f" (undecided in {unsure})" if unsure else ""
+        parts.append(f"{answers.count('found')} of {len(answers)} models {registers}{more}")
+    if twins := [model["verdict"]["answer"] for model in models if model["is_twin"]]:
+        parts.append(f"{twins.count('found')} of {len(twins)} untrained ones")
+    return _listed(parts)
 
 
 def _models_with(models: Sequence[Json], answer: str) -> str:

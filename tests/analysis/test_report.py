@@ -11,6 +11,7 @@ from regvit_jax.analysis.engine.results import RESULTS_FILE
 from regvit_jax.analysis.options import ReportOptions
 from regvit_jax.analysis.plotting import new_figure, save_figure
 from regvit_jax.analysis.report.contents import collect
+from regvit_jax.analysis.report.opening import sentences
 from regvit_jax.analysis.report.page import write_report
 from regvit_jax.analysis.report.training import training_hours
 from regvit_jax.errors import InputError
@@ -336,3 +337,20 @@ def test_a_page_shows_the_drawing_that_follows_its_colours_where_there_is_one(tm
     assert (shown.media_type, shown.size) == ("image/svg+xml", (384, 192))
     (other,) = contents.sections[0].gallery
     assert other.media_type == "image/png"
+
+
+def test_runs_are_counted_where_there_are_several_with_each_number_of_registers():
+    def model(count, answer, is_twin=False):
+        verdict = {"answer": answer}
+        return {"label": "m", "num_registers": count, "is_twin": is_twin, "verdict": verdict}
+
+    models = [model(0, "found"), model(4, "not found"), model(0, "not found", is_twin=True)]
+    results = {"data": {}, "about": {"verdict": "Are there outlier tokens"}, "models": models}
+    (alone,) = sentences([results], [], [])
+    assert alone == "Outlier tokens: found in m; not found in m and an untrained control."
+    models += [model(0, "found"), model(4, "cannot tell")]
+    (counted,) = sentences([results], [], [])
+    assert counted == (
+        "Outlier tokens: found in 2 of 2 models without registers, 0 of 2 models with 4 registers "
+        "(undecided in 1) and 0 of 1 untrained ones."
+    )
