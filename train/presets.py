@@ -103,8 +103,8 @@ ORGANISM = Recipe(
     log_steps=50,
     save_steps=1000,
 )
-"""A model organism: without registers, patches of background grow a high norm; about a minute on
-two cores. Its epochs are 1,000 steps, of which the first 2,000 teach the background too."""
+"""A model organism: without registers, patches of background grow a high norm; two to three minutes
+of one core. Its epochs are 1,000 steps, of which the first 2,000 teach the background too."""
 
 FINETUNE = Recipe(
     data=dataclasses.replace(DEIT3_DATA, batch_size=512, mix_group=None, repeats=1),
