@@ -3,9 +3,11 @@
 #   make reproduce                                  train six tiny models without and with registers,
 #                                                   analyse them, write runs/demo/report.html
 #   make reproduce SCALE=digits                     the same with two models that learn digits
-#   make reproduce SCALE=imagenette DATA=folder     the same on photographs, two seeds; VOC=folder adds
+#   make reproduce SCALE=imagenette DATA=folder     the same on photographs, three seeds; VOC=folder adds
 #                                                   LOST with boxes
-#   make reproduce SCALE=full DATA=imagenet2012     the whole study; `make plan SCALE=full` says how long
+#   make reproduce SCALE=full DATA=imagenet2012     the whole study, three seeds of each model: what is said of
+#                                                   registers needs an interval over training runs. SEEDS=0 is a
+#                                                   third of it; `make plan SCALE=full` says how long
 #   make reproduce DATA=images CHECKPOINTS="a b"    the same analyses of your checkpoints and images
 #   make sweep                                      0 to 16 registers, five seeds each: a table and a figure
 #   make test                                       all tests
@@ -92,11 +94,12 @@ NUM_TRAIN_IMAGES ?= 1000
 else ifeq ($(SCALE),imagenette)
 DATA ?= imagenette
 PRESET := imagenette
-SEEDS ?= 0 1
+SEEDS ?= 0 1 2
 else ifeq ($(SCALE),full)
 DATA ?= imagenet2012
 PRESET := study
 REGISTERS ?= 0 1 2 4 8 16
+SEEDS ?= 0 1 2
 NUM_TRAIN_IMAGES ?= 100000
 else
 $(error SCALE is demo, digits, imagenette or full, not $(SCALE))

@@ -10,6 +10,8 @@ import tyro
 from regvit_jax.errors import InputError
 
 Protocol = Literal["official", "study"]
+VERDICT, LAST = "verdict", "last"
+"""Layers that `--outlier-layer` names by a word."""
 Options = TypeVar("Options", bound="ImageOptions")
 
 
@@ -111,7 +113,32 @@ class ImageOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProbingOptions(ImageOptions):
+class LabelOptions(ImageOptions):
+    """What every analysis asks for that tells outliers from other patches."""
+
+    outlier_layer: str = VERDICT
+    """Where norms tell outliers: "verdict", the layer where the verdict finds them furthest out
+    (where it finds none, the last block's); "last"; or the number of a block, from 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.outlier_layer not in (VERDICT, LAST) and self.outlier_block is None:
+            raise InputError(
+                f"--outlier-layer is {VERDICT}, {LAST} or the number of a block, not "
+                f"{self.outlier_layer!r}."
+            )
+
+    @property
+    def outlier_block(self) -> int | None:
+        """The block that is named by its number; negative ones count from the last."""
+        try:
+            return int(self.outlier_layer)
+        except ValueError:
+            return None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProbingOptions(LabelOptions):
     """What every analysis asks for whose probes learn on other images than they are judged on."""
 
     num_train_images: int = 0
@@ -161,6 +188,8 @@ class AllOptions:
     """Side of the square input in pixels; by default, the checkpoint's own."""
     protocol: Protocol = "official"
     """As for every analysis."""
+    outlier_layer: str | None = None
+    """Where norms tell outliers: "verdict", "last", or the number of a block."""
     batch_size: int | None = None
     """Images per batch; larger batches need more memory."""
     skip_unreadable: bool = False

@@ -40,7 +40,7 @@ def norms(num_images: int) -> Step:
 
     from regvit_jax import DeiT3
     from regvit_jax.analysis.engine.extract import Extractor
-    from regvit_jax.analysis.questions.norms.norms import token_norms
+    from regvit_jax.analysis.outliers.streams import token_norms
     from regvit_jax.batches import Batches
     from regvit_jax.data import open_source
     from regvit_jax.model import init_params

@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks import measurements
 from benchmarks.geometries import GEOMETRIES, GRID, SHARES, Geometry, simulate
+from benchmarks.tables import cells, newest_rows, replaced_table
 from regvit_jax.analysis.outliers.verdict import judge
 
 PAGE = Path(__file__).parents[1] / "docs" / "analyse.md"
@@ -54,30 +55,6 @@ def measure(geometry: Geometry, runs: int) -> dict[str, Any]:
     return {"geometry": geometry.name, "images": geometry.num_images, "runs": runs, "by": found}
 
 
-def table() -> str:
-    """The newest figures as tables: of outliers, and of what is none."""
-    jobs = next(jobs for jobs in measurements.newest().values() if JOB in jobs)
-    rows = jobs[JOB]["results"]
-    planted = [row for row in rows if "none" not in row["by"]]
-    others = [row for row in rows if "none" in row["by"]]
-    heads = [f"{100 * share:g} %" for share in SHARES]
-    return "\n".join(
-        [
-            BEGIN,
-            _cells(["outliers are there", "images", *heads]),
-            "|---" * (2 + len(heads)) + "|",
-            *(_cells(line(row)) for row in planted),
-            "",
-            _cells(["no outliers are there", "images", "found", "cannot tell"]),
-            "|---" * 4 + "|",
-            *(_cells([*line(row), _share(row, "none", "cannot tell")]) for row in others),
-            "",
-            f"Share of {rows[0]['runs']} simulated models, of 196 patches an image.",
-            END,
-        ]
-    )
-
-
 def line(row: Mapping[str, Any]) -> Iterator[str]:
     """A geometry, its images, and in which share of the runs outliers were found."""
     yield from (row["geometry"], f"{row['images']:,}")
@@ -86,17 +63,27 @@ def line(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def replaced(text: str) -> str:
-    """The page with the newest table."""
-    before, rest = text.split(BEGIN)
-    return before + table() + rest.split(END)[1]
+    """The page with the newest tables: of outliers, and of what is none."""
+    rows = newest_rows(JOB)
+    planted = [row for row in rows if "none" not in row["by"]]
+    others = [row for row in rows if "none" in row["by"]]
+    heads = [f"{100 * share:g} %" for share in SHARES]
+    lines = [
+        cells(["outliers are there", "images", *heads]),
+        "|---" * (2 + len(heads)) + "|",
+        *(cells(line(row)) for row in planted),
+        "",
+        cells(["no outliers are there", "images", "found", "cannot tell"]),
+        "|---" * 4 + "|",
+        *(cells([*line(row), _share(row, "none", "cannot tell")]) for row in others),
+        "",
+        f"Share of {rows[0]['runs']} simulated models, of 196 patches an image.",
+    ]
+    return replaced_table(text, BEGIN, END, lines)
 
 
 def _share(row, by: str, answer: str) -> str:
     return f"{100 * row['by'][by][answer] / row['runs']:.0f} %"
-
-
-def _cells(values) -> str:
-    return "| " + " | ".join(values) + " |"
 
 
 if __name__ == "__main__":

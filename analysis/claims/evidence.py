@@ -12,19 +12,22 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from regvit_jax.analysis.engine.epochs import run_folder
+from regvit_jax.analysis.engine.recipes import (
+    Sides,
+    over_sides,
+    place_of,
+    same_shape,
+    sides_of,
+)
 from regvit_jax.analysis.statistics.bootstrap import Estimate
+from regvit_jax.analysis.statistics.seeds import OverSeeds
 from regvit_jax.data import EMBEDDED
 
 Json = Mapping[str, Any]
-Answer = Literal["supported", "not supported", "cannot tell", "not judged"]
+Answer = Literal[
+    "supported", "not supported", "cannot tell", "in this pair of models", "not judged"
+]
 
-_SHAPE = (
-    *("embed_dim", "depth", "num_heads", "patch_size", "image_size"),
-    *("mlp_ratio", "mlp", "layer_scale", "added"),
-)
-"""What two models must share for registers to be what tells them apart."""
-_FREE = frozenset({"model.num_registers", "model.register_init_std", "seed"})
-"""What may differ between the recipes of such models."""
 _PARTS = frozenset({"train", "val", "valid", "validation", "test"})
 
 
@@ -46,9 +49,13 @@ class Finding:
     numbers: tuple[str, ...]
     answer: Answer
     reason: str
+    scope: Literal["", "pair", "runs"] = ""
+    """Who says what is said of registers: a pair of models, or training runs of a recipe."""
 
     @property
     def title(self) -> str:
+        if self.scope == "runs":
+            return f"{len(self.models)} training runs"
         return " → ".join(model["label"] for model in self.models)
 
 
@@ -85,11 +92,33 @@ class Evidence:
                 found.append(pair if counts[0] == 0 else _turned(pair))
         return found
 
+    def over_runs(self, pairs: Sequence[Pair], key: str) -> Iterator[tuple[Sides, Json, OverSeeds]]:
+        """A difference over the training runs of recipes that have enough of them.
+
+        Each model's own number is taken, or the pairs' differences where it has none.
+
+        Args:
+          pairs: Of one analysis.
+          key: Of the number, and of the pairs' differences.
+        """
+        folders = {id(pair.results): pair.results for pair in pairs}.values()
+        for results in folders:
+            here = [pair for pair in pairs if pair.results is results]
+            known = {pair[place]["label"]: pair[place] for pair in here for place in (0, 1)}
+            for sides in sides_of(list(known.values())):
+                changes = {
+                    (pair.first["label"], pair.second["label"]): pair.differences.get(key)
+                    for pair in here
+                }
+                over = over_sides(sides, lambda model: number_of(model, key), changes)
+                if sides.is_enough and over is not None:
+                    yield sides, results, over
+
     def stage_pairs(self, analysis: str) -> list[Pair]:
         """The compared stages of one training run with registers: earlier, then later."""
         found = []
         for pair in self._pairs(analysis):
-            places = [_place(pair.first), _place(pair.second)]
+            places = [place_of(pair.first), place_of(pair.second)]
             if None in places or places[0] == places[1] or not _same_run(pair):
                 continue
             if pair.first["num_registers"]:
@@ -145,26 +174,6 @@ def unpaired_difference(first: Estimate, second: Estimate) -> Estimate:
     return Estimate(value, n, value - below, value + above)
 
 
-def same_shape(one: Json, other: Json) -> bool:
-    """Whether two models differ in their registers alone, as far as their shape goes."""
-    return all(one["model"].get(name) == other["model"].get(name) for name in _SHAPE)
-
-
-def unlike(one: Json, other: Json) -> str | None:
-    """In what, besides registers, two models of one shape are known to differ."""
-    first, second = one.get("source") or {}, other.get("source") or {}
-    if ("recipe" in first) != ("recipe" in second):
-        return "only one of them was trained by this tool"
-    before, after = (dict(_flat(about.get("recipe", {}))) for about in (first, second))
-    names = sorted((before.keys() | after.keys()) - _FREE)
-    unequal = [name for name in names if before.get(name) != after.get(name)]
-    if unequal:
-        return "their recipes differ in " + ", ".join(unequal[:5])
-    if _place(one) != _place(other):
-        return f"one was taken at step or epoch {_place(one)}, the other at {_place(other)}"
-    return None
-
-
 def images(results: Json) -> str:
     """Which images, how many, and whether treated as in the study."""
     data, configuration = results["data"], results["configuration"]
@@ -205,23 +214,6 @@ def _turned(pair: Pair) -> Pair:
     return Pair(pair.second, pair.first, turned, pair.results)
 
 
-def _place(model: Json) -> int | None:
-    """How far a checkpoint's training had come."""
-    for about in (model.get("metrics") or {}, model.get("source") or {}):
-        for unit in ("step", "epoch"):
-            if isinstance(about.get(unit), int):
-                return about[unit]
-    return None
-
-
 def _same_run(pair: Pair) -> bool:
     folders = [run_folder(Path(model["checkpoint"])) for model in (pair.first, pair.second)]
     return folders[0] == folders[1] and pair.first["model"] == pair.second["model"]
-
-
-def _flat(values: Json, head: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{head}{name}.")
-        else:
-            yield head + name, value

@@ -14,10 +14,9 @@ from regvit_jax.analysis.claims.evidence import (
     images,
     in_percent,
     number_of,
-    unlike,
 )
-from regvit_jax.analysis.claims.rules import Findings
-from regvit_jax.analysis.claims.verdicts import direction, undecided, within
+from regvit_jax.analysis.claims.rules import Findings, by_pair, rises
+from regvit_jax.analysis.claims.verdicts import direction, within
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 
 MARGIN = 0.01
@@ -81,23 +80,12 @@ def silent_units_cost(evidence: Evidence) -> Findings:
 
 def dense_features_gain(evidence: Evidence) -> Findings:
     """With registers, patches tell better what they show."""
-    found = []
-    for pair in evidence.register_pairs("segment"):
-        finding = _dense(pair)
-        difference = unlike(*finding.models)
-        if difference is not None:
-            finding = undecided(finding, f"the models differ in more than registers: {difference}")
-        found.append(finding)
-    if found:
-        return found
-    return f"Run {evidence.command('segment', 'WITHOUT WITH', 'VOCdevkit')}."
+    key = "segment/linear/mean_iou"
 
+    def numbers(pair: Pair) -> tuple[str, ...]:
+        return (in_percent("mean IoU of patches, linear", pair.differences.get(key), "points"),)
 
-def _dense(pair: Pair) -> Finding:
-    change = pair.differences.get("segment/linear/mean_iou")
-    numbers = (in_percent("mean IoU of patches, linear", change, "points"),)
-    answer, reason = direction(change, 0.0, 1, "the change of the mean IoU")
-    return Finding((pair.first, pair.second), images(pair.results), numbers, answer, reason)
+    return by_pair(evidence, "segment", key, rises, numbers, data="VOCdevkit")
 
 
 Change = tuple[str, Estimate | None]

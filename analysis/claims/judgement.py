@@ -5,6 +5,12 @@ from collections.abc import Sequence
 
 from regvit_jax.analysis.claims.catalogue import CLAIMS, STUDIED, Claim
 from regvit_jax.analysis.claims.evidence import Answer, Evidence, Finding
+from regvit_jax.analysis.statistics.seeds import MIN_SEEDS
+
+FEW_RUNS = (
+    f"Another seed may say otherwise: a statement about registers needs {MIN_SEEDS} training runs "
+    "with and without."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +31,19 @@ def judge_claims(evidence: Evidence) -> list[Judgement]:
 
 
 def combine(findings: Sequence[Finding]) -> Answer:
-    """The verdict that all models or pairs agree on; where they do not, nobody can tell."""
-    answers = {finding.answer for finding in findings}
-    return answers.pop() if len(answers) == 1 else "cannot tell"
+    """The verdict that all models or pairs agree on; where they do not, nobody can tell.
+
+    A statement about registers needs several training runs a side: where there are, they decide,
+    and what single pairs agree on is said of these pairs only.
+    """
+    over_runs = [finding for finding in findings if finding.scope == "runs"]
+    answers = {finding.answer for finding in over_runs or findings}
+    if len(answers) > 1:
+        return "cannot tell"
+    answer = answers.pop()
+    is_pair = not over_runs and any(finding.scope == "pair" for finding in findings)
+    is_told = answer in ("supported", "not supported")
+    return "in this pair of models" if is_pair and is_told else answer
 
 
 def _judge(claim: Claim, evidence: Evidence) -> Judgement:
@@ -43,8 +59,11 @@ def _judge(claim: Claim, evidence: Evidence) -> Judgement:
         for finding in found
         for number in finding.numbers
     )
-    answer = combine(found)
-    return Judgement(claim, answer, _why(found), numbers, _about(claim, found, answer))
+    answer, why = combine(found), _why(found)
+    if answer == "in this pair of models":
+        side = "for" if found[0].answer == "supported" else "against"
+        why = f"It speaks {side} the claim in this pair: {why[:1].lower()}{why[1:]} {FEW_RUNS}"
+    return Judgement(claim, answer, why, numbers, _about(claim, found, answer))
 
 
 def _why(findings: Sequence[Finding]) -> str:
@@ -53,7 +72,9 @@ def _why(findings: Sequence[Finding]) -> str:
     by_reason: dict[tuple[str, str], list[str]] = {}
     for finding in findings:
         by_reason.setdefault((finding.answer, finding.reason), []).append(finding.title)
-    disagree = len({finding.answer for finding in findings}) > 1
+    disagree = len({finding.answer for finding in findings}) > 1 and not any(
+        finding.scope == "runs" for finding in findings
+    )
     sentences = ["They do not agree."] if disagree else []
     for (answer, reason), titles in by_reason.items():
         verdict = f"{answer}, " if disagree else ""

@@ -6,7 +6,9 @@ claim that two things are alike needs an interval wholly within (or wholly outsi
 margin. What is said of outliers needs outliers: a model in which `norms` finds none cannot show
 what outliers do.
 
-A rule returns what each model, or pair of models, says; or a sentence on what is missing.
+A rule returns what each model, pair of models, or set of training runs says; or a sentence on what
+is missing. What is said of registers needs at least 3 training runs a side, and an interval over
+runs: two runs of the same recipe differ by more than their images say.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +23,6 @@ from regvit_jax.analysis.claims.evidence import (
     in_percent,
     in_units,
     number_of,
-    same_shape,
     unpaired_difference,
 )
 from regvit_jax.analysis.claims.verdicts import (
@@ -31,7 +32,9 @@ from regvit_jax.analysis.claims.verdicts import (
     unless_without_outliers,
     within,
 )
+from regvit_jax.analysis.engine.recipes import place_of, same_shape, sides_of
 from regvit_jax.analysis.statistics.bootstrap import Estimate
+from regvit_jax.analysis.statistics.seeds import difference
 
 Findings = list[Finding] | str
 
@@ -40,10 +43,21 @@ TOP1_MARGIN = 0.01
 PUBLISHED_TOP1 = {0: 0.81054, 4: 0.80810}
 """Top-1 accuracy of the study's models by registers, epoch 799."""
 PUBLISHED_MARGIN = 0.005
-"""Accuracies this near to the published one count as reproduced; a seed changes some 0.2 points."""
+"""Accuracies this near to the published one count as reproduced; a seed changes some 0.2 points.
+The images are the published ones, so that sampling images is no error of the comparison."""
 IMAGENET_VAL = 50_000
 COUNTED_REGISTERS = (2, 8, 16)
 """The numbers of registers that the claim on them names."""
+WARM_UP_EPOCHS = 5
+"""The study's, where a checkpoint's recipe is not known."""
+CONTROLS = {
+    "normal_patch_beside": "a normal patch of the same images",
+    "outliers_neighbour": "its neighbour",
+    "outlier_in_block_0": "the same patch after block 0",
+}
+"""What an outlier patch must know more of the class than."""
+RATIO_MARGIN = 0.05
+"""Errors whose ratio is this near to 1 count as alike."""
 AUC_MARGIN = 0.05
 """Within this of 0.5, outliers are as like their neighbours as other patches are."""
 
@@ -72,19 +86,18 @@ def outliers_exist(evidence: Evidence) -> Findings:
 
 
 def outliers_shrink(evidence: Evidence) -> Findings:
-    """Registers lower the share of patches above 3 x the median norm."""
+    """Registers lower the share of outliers, by the cut of the model without."""
 
-    def judge(pair: Pair) -> tuple[tuple[str, ...], Answer, str]:
-        share = pair.differences.get("outliers/last/3_x_median/share")
+    def numbers(pair: Pair) -> tuple[str, ...]:
         largest = pair.differences.get("norm_extremes/largest_over_median")
-        numbers = (
-            in_percent("patches above 3 x the median norm", share, "points"),
+        return (
+            in_percent("outliers, by one cut", pair.differences.get(key), "points"),
             in_units("largest norm / median", largest, 2),
             "outliers: " + " → ".join(model["verdict"]["answer"] for model in pair[:2]),
         )
-        return numbers, *direction(share, 0.0, -1, "the change")
 
-    return _by_pair(evidence, "norms", judge, needs_outliers=True)
+    key = "outliers_by_one_cut/share"
+    return by_pair(evidence, "norms", key, _falls, numbers, needs_outliers=True)
 
 
 def lost_improves(evidence: Evidence) -> Findings:
@@ -106,27 +119,32 @@ def lost_improves_dinov2(evidence: Evidence) -> Findings:
 def maps_are_cleaner(evidence: Evidence) -> Findings:
     """Outliers get a smaller part of CLS's attention to patches with registers."""
 
-    def judge(pair: Pair) -> tuple[tuple[str, ...], Answer, str]:
-        change = pair.differences.get("attention_on_outliers/quantile_98/share_of_patch_mass")
+    def numbers(pair: Pair) -> tuple[str, ...]:
         entropy = pair.differences.get("attention_last_block/CLS/entropy")
-        numbers = (
-            in_percent("CLS's attention on the 2 % of largest norm", change, "points"),
+        return (
+            in_percent(
+                "CLS's attention on outliers, by one cut", pair.differences.get(key), "points"
+            ),
             in_units("entropy of CLS's map", entropy, 4),
         )
-        return numbers, *direction(change, 0.0, -1, "the change")
 
-    return _by_pair(evidence, "attention", judge, needs_outliers=True)
+    key = "attention_by_one_cut/share_of_patch_mass"
+    return by_pair(evidence, "attention", key, _falls, numbers, needs_outliers=True)
 
 
 def register_maps_part(evidence: Evidence) -> Findings:
-    """During training, the registers' maps become less alike."""
+    """During training after warm-up, the registers' maps become less alike."""
     found = []
     for pair in evidence.stage_pairs("attention"):
-        change = pair.differences.get("registers/cosine")
-        answer, reason = direction(change, 0.0, -1, "the change")
-        numbers = (in_units("cosine of the registers' maps, later minus earlier", change, 4),)
-        models = (pair.first, pair.second)
-        found.append(Finding(models, images(pair.results), numbers, answer, reason))
+        change = pair.differences.get("registers/centred_cosine")
+        answer, reason = _falls(change)
+        numbers = (
+            in_units("centred cosine of the registers' maps, later minus earlier", change, 4),
+        )
+        finding = Finding((pair.first, pair.second), images(pair.results), numbers, answer, reason)
+        if not _after_warm_up(pair):
+            finding = undecided(finding, "the earlier stage is still within the warm-up")
+        found.append(finding)
     return found or (
         "Needs at least two stages of one run with registers (`regvit-train run "
         "--keep-every-epochs N`): "
@@ -139,12 +157,14 @@ def neighbours_are_alike(evidence: Evidence) -> Findings:
     """Outliers are as like their neighbours as other patches are."""
     found = []
     for results, model in evidence.measured("similarity", _is_plain):
-        by = f"similarity/{model['labels']}"
-        auc = number_of(model, f"{by}/quantile_98/auc")
-        other = number_of(model, f"{by}/quantile_99_5/auc")
+        auc = number_of(model, "similarity/labels/group/auc")
+        other = number_of(model, "similarity/labels/quantile_98/auc")
         low, high = 0.5 - AUC_MARGIN, 0.5 + AUC_MARGIN
         answer, reason = within(auc, low, high, "the AUC", f"{low:g} to {high:g}")
-        numbers = (in_units("AUC, 98 %", auc), in_units("AUC, 99.5 %", other))
+        numbers = (
+            in_units("AUC of the outliers found", auc),
+            in_units("AUC of the largest 2 %", other),
+        )
         finding = Finding((model,), images(results), numbers, answer, reason)
         found.append(unless_without_outliers(evidence, finding))
     return found or _missing_plain(evidence, "similarity")
@@ -154,12 +174,17 @@ def detail_is_lost(evidence: Evidence) -> Findings:
     """Outliers are reconstructed worse than normal patches of the same pixel variance."""
     found = []
     for results, model in evidence.measured("reconstruction", _is_plain):
-        matched = number_of(model, "matched/quantile_98/linear_l2/ratio")
-        plain = number_of(model, "contrast/quantile_98/linear/normalised/l2_ratio")
-        answer, reason = direction(matched, 1.0, +1, "the ratio")
+        matched = number_of(model, "matched/group/own_l2/ratio")
+        one_probe = number_of(model, "matched/group/linear_l2/ratio")
+        low, high = 1 - RATIO_MARGIN, 1 + RATIO_MARGIN
+        answer, reason = within(matched, low, high, "the ratio", f"{low:g} to {high:g}")
+        if answer == "supported":
+            answer, reason = "not supported", f"{reason}: as much detail as normal patches"
+        elif answer == "not supported" and matched is not None and matched.value > 1:
+            answer = "supported"
         numbers = (
-            in_units("pixel error, outliers / normal patches of equal variance", matched),
-            in_units("the same without matching", plain),
+            in_units("pixel error, outliers / normal patches, a probe of their own each", matched),
+            in_units("the same with one probe for both", one_probe),
         )
         finding = Finding((model,), images(results), numbers, answer, reason)
         found.append(unless_without_outliers(evidence, finding))
@@ -167,13 +192,25 @@ def detail_is_lost(evidence: Evidence) -> Findings:
 
 
 def outliers_know_more(evidence: Evidence) -> Findings:
-    """The class is told better by one outlier patch than by one normal patch."""
-    key = "between_kinds/normal_patch/outlier_patch/logistic/difference"
+    """The class is told better by one outlier patch than by its controls, on the same images."""
     found = []
     for results, model in evidence.measured("probe", _is_plain):
-        change = number_of(model, key)
-        answer, reason = direction(change, 0.0, +1, "the difference")
-        numbers = (in_percent("accuracy, outlier minus normal patch", change, "points"),)
+        changes = {
+            words: number_of(model, f"between_kinds/{kind}/outlier_patch/logistic/difference")
+            for kind, words in CONTROLS.items()
+        }
+        told = [
+            direction(change, 0.0, +1, f"the difference to {words}")
+            for words, change in changes.items()
+        ]
+        answer, reason = told[0]
+        weak = [why for each, why in told[1:] if each != "supported"]
+        if answer == "supported" and weak:
+            answer, reason = "cannot tell", f"{reason}, but {weak[0]}"
+        numbers = tuple(
+            in_percent(f"accuracy, outlier minus {words}", change, "points")
+            for words, change in changes.items()
+        )
         finding = Finding((model,), images(results), numbers, answer, reason)
         found.append(unless_without_outliers(evidence, finding))
     return found or _missing_plain(evidence, "probe")
@@ -187,9 +224,13 @@ def top1_is_reproduced(evidence: Evidence) -> Findings:
         published = PUBLISHED_TOP1.get(model["num_registers"])
         if published is None or not _is_the_studys(model, top1):
             continue
-        low, high = published - PUBLISHED_MARGIN, published + PUBLISHED_MARGIN
-        margin = f"{100 * PUBLISHED_MARGIN:g} points of {100 * published:.2f} %"
-        answer, reason = within(top1, low, high, "the accuracy", margin)
+        is_near = top1 is not None and abs(top1.value - published) <= PUBLISHED_MARGIN
+        answer: Answer = "supported" if is_near else "not supported"
+        place = "within" if is_near else "outside"
+        reason = (
+            f"the accuracy lies {place} {100 * PUBLISHED_MARGIN:g} points of "
+            f"{100 * published:.2f} %"
+        )
         numbers = (in_percent("top-1", top1),)
         found.append(Finding((model,), "ImageNet's validation images", numbers, answer, reason))
     return found or (
@@ -200,17 +241,15 @@ def top1_is_reproduced(evidence: Evidence) -> Findings:
 
 def count_is_minor(evidence: Evidence) -> Findings:
     """With any number of registers, accuracy stays within a point of that without."""
-    found, counts = [], set()
-    for first, second, change in _accuracy_pairs(evidence):
-        answer, reason = within(
-            change, -TOP1_MARGIN, TOP1_MARGIN, "the change", f"±{100 * TOP1_MARGIN:g} point"
-        )
-        counts.add(second["num_registers"])
+    pairs = list(_accuracy_pairs(evidence))
+    counts = {second["num_registers"] for _, second, _ in pairs}
+    found = list(_accuracies_over_runs(evidence))
+    for first, second, change in pairs:
         numbers = (
             in_percent(f"top-1, {second['num_registers']} registers minus none", change, "points"),
         )
-        finding = Finding((first, second), "the validation images", numbers, answer, reason)
-        found.append(unless_unlike(finding))
+        given = ((first, second), "the validation images", numbers)
+        found.append(unless_unlike(Finding(*given, *_is_minor(change), "pair")))
     if not found:
         return (
             "Needs the accuracy, on the same images, of a model without and of models with 2, 8 "
@@ -224,25 +263,86 @@ def count_is_minor(evidence: Evidence) -> Findings:
     return found
 
 
-def _by_pair(
+def _accuracies_over_runs(evidence: Evidence) -> Iterator[Finding]:
+    known = [model for model in evidence.models if _top1(model) is not None]
+    for sides in sides_of(known):
+        if not sides.is_enough or len({_evaluated_on(m) for side in sides for m in side}) > 1:
+            continue
+        tops = [[_top1(model) for model in side] for side in sides]
+        over = difference(*([top1.value for top1 in side if top1] for side in tops))
+        n = min(top1.n for side in tops for top1 in side if top1)
+        change = Estimate(over.value, n, over.low, over.high)
+        numbers = (in_percent(f"top-1 over {sides.words}", change, "points"),)
+        given = ((*sides.without, *sides.having), "the validation images", numbers)
+        yield Finding(*given, *_is_minor(change), "runs")
+
+
+def _is_minor(change: Estimate | None) -> tuple[Answer, str]:
+    margin = f"±{100 * TOP1_MARGIN:g} point"
+    return within(change, -TOP1_MARGIN, TOP1_MARGIN, "the change", margin)
+
+
+def _falls(change: Estimate | None) -> tuple[Answer, str]:
+    return direction(change, 0.0, -1, "the change")
+
+
+def rises(change: Estimate | None) -> tuple[Answer, str]:
+    """Whether a difference lies above zero, as claimed."""
+    return direction(change, 0.0, +1, "the change")
+
+
+def _after_warm_up(pair: Pair) -> bool:
+    """Whether the earlier of two stages of a run lies behind the warm-up of the learning rate."""
+    recipe = (pair.first.get("source") or {}).get("recipe")
+    places = place_of(pair.first), place_of(pair.second)
+    if None in places:
+        return False
+    if not recipe:
+        return places[0] + 1 >= WARM_UP_EPOCHS  # type: ignore[operator]
+    part = recipe["optim"]["warmup_epochs"] / recipe["epochs"]
+    return places[0] >= part * places[1]  # type: ignore[operator]
+
+
+def by_pair(
     evidence: Evidence,
     analysis: str,
-    judge: Callable[[Pair], tuple[tuple[str, ...], Answer, str]],
+    key: str,
+    decide: Callable[[Estimate | None], tuple[Answer, str]],
+    numbers: Callable[[Pair], tuple[str, ...]],
     needs_outliers: bool = False,
     keep: Callable[[Json], bool] = lambda _: True,
     data: str = "",
+    warn: Callable[[Pair], str] = lambda _: "",
 ) -> Findings:
-    """What every pair without and with registers says."""
+    """What training runs without and with registers say, and every pair of models.
+
+    Args:
+      evidence: The results.
+      analysis: Whose.
+      key: The difference that decides.
+      decide: What it says.
+      numbers: Of a pair, in words.
+      needs_outliers: Whether models without registers must have some.
+      keep: Which of them count.
+      data: Of the command that is missing.
+      warn: What else must be said of a pair.
+    """
+    pairs = [pair for pair in evidence.register_pairs(analysis) if keep(pair.first)]
     found = []
-    for pair in evidence.register_pairs(analysis):
-        if not keep(pair.first):
-            continue
-        numbers, answer, reason = judge(pair)
-        models = (pair.first, pair.second)
-        finding = Finding(models, images(pair.results), numbers, answer, reason)
-        if needs_outliers:
-            finding = unless_without_outliers(evidence, finding)
-        found.append(unless_unlike(finding))
+    for sides, results, over in evidence.over_runs(pairs, key):
+        n = min((pair.differences[key].n for pair in pairs if key in pair.differences), default=0)
+        change = Estimate(over.value, n, over.low, over.high)
+        answer, reason = decide(change)
+        models = (*sides.without, *sides.having)
+        told = (in_percent(f"change over {sides.words}", change, "points"),)
+        reason = f"{reason}, over {sides.words}"
+        found.append(Finding(models, images(results), told, answer, reason, "runs"))
+    for pair in pairs:
+        answer, reason = decide(pair.differences.get(key))
+        given = ((pair.first, pair.second), images(pair.results), numbers(pair), answer)
+        found.append(unless_unlike(Finding(*given, reason + warn(pair), "pair")))
+    if needs_outliers:
+        found = [unless_without_outliers(evidence, finding) for finding in found]
     if found:
         return found
     if evidence.of(analysis):
@@ -254,26 +354,30 @@ def _by_pair(
 
 
 def _lost(evidence: Evidence, keep: Callable[[Json], bool]) -> Findings:
-    def judge(pair: Pair) -> tuple[tuple[str, ...], Answer, str]:
-        corloc = [number_of(model, "lost/corloc") for model in (pair.first, pair.second)]
-        change = pair.differences.get("lost/corloc")
-        numbers = (
-            in_percent("CorLoc without", corloc[0]),
-            in_percent("with", corloc[1]),
-            in_percent("change", change, "points"),
+    key = "lost/corloc"
+
+    def numbers(pair: Pair) -> tuple[str, ...]:
+        return (
+            in_percent("CorLoc without", number_of(pair.first, key)),
+            in_percent("with", number_of(pair.second, key)),
+            in_percent("change", pair.differences.get(key), "points"),
         )
-        answer, reason = direction(change, 0.0, +1, "the change")
-        return numbers, answer, reason + _below_baseline(pair, corloc)
 
     runs = evidence.of("lost")
-    if runs and all(number_of(m, "lost/corloc") is None for r in runs for m in r["models"]):
+    if runs and all(number_of(m, key) is None for r in runs for m in r["models"]):
         command = evidence.command("lost", data="VOCdevkit")
         return f"No image had an annotated object. Run {command}."
-    return _by_pair(evidence, "lost", judge, keep=keep, data="VOCdevkit")
+    return by_pair(
+        *(evidence, "lost", key, rises, numbers),
+        keep=keep,
+        data="VOCdevkit",
+        warn=_below_baseline,
+    )
 
 
-def _below_baseline(pair: Pair, corloc: list[Estimate | None]) -> str:
+def _below_baseline(pair: Pair) -> str:
     """A warning where a box that looks at nothing does better than both models."""
+    corloc = [number_of(model, "lost/corloc") for model in (pair.first, pair.second)]
     boxes = [b for b in pair.results.get("baselines", ()) if b["name"] == "central_box"]
     central = Estimate.of(boxes[0]["corloc"]) if boxes else None
     if central is None or any(c is None or c.value >= central.value for c in corloc):

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from regvit_jax.analysis.claims.evidence import Answer, Evidence, Finding, unlike
+from regvit_jax.analysis.claims.evidence import Answer, Evidence, Finding
+from regvit_jax.analysis.engine.recipes import unlike
 from regvit_jax.analysis.statistics.bootstrap import MIN_IMAGES, Estimate
 
 
@@ -48,9 +49,10 @@ def within(
 
 
 def unless_without_outliers(evidence: Evidence, finding: Finding) -> Finding:
-    """The finding, undecided where its first model has no outliers to speak of."""
-    first = finding.models[0]
-    has = evidence.outliers(first)
+    """The finding, undecided where a model without registers has no outliers to speak of."""
+    plain = [model for model in finding.models if not model["num_registers"]]
+    known = [(model, evidence.outliers(model)) for model in plain or finding.models[:1]]
+    first, has = next(((model, has) for model, has in known if has != "found"), known[0])
     if has == "found":
         return finding
     if has is None:
@@ -67,7 +69,7 @@ def unless_without_outliers(evidence: Evidence, finding: Finding) -> Finding:
 
 def unless_unlike(finding: Finding) -> Finding:
     """The finding, undecided where its models differ in more than their registers."""
-    difference = unlike(*finding.models)
+    difference = unlike(*finding.models[:2])
     if difference is None:
         return finding
     return undecided(finding, f"the models differ in more than registers: {difference}")

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from regvit_jax.analysis.engine.recipes import over_sides, sides_of
 from regvit_jax.analysis.engine.results import (
     RESULTS_FILE,
     FigureFile,
@@ -38,6 +39,10 @@ class Headline(NamedTuple):
     is_share: bool = True
 
 
+IN_THIS_PAIR = (
+    "These hold in this pair of models: a statement about registers needs 3 training runs of one "
+    "recipe without and 3 with them."
+)
 TOP1 = Headline("top1", "validation accuracy of the head")
 
 
@@ -60,7 +65,9 @@ class Number:
     values: dict[str, Estimate | str]
     """By model's label."""
     differences: dict[str, Estimate]
-    """These models minus the first one; paired."""
+    """These models minus the first one; paired, over images."""
+    over_runs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """Recipes with registers minus those without, over training runs."""
 
 
 def analyse(options: CompareOptions) -> dict[str, Any]:
@@ -172,9 +179,26 @@ def collect_numbers(
                 for label, found in changes.items()
                 if headline.key in found
             }
-            if values:
-                numbers.append(Number(folder.question, headline, values, differences))
+            if values or differences:
+                runs = _over_runs(folder, trained, headline.key)
+                numbers.append(Number(folder.question, headline, values, differences, runs))
     return numbers
+
+
+def _over_runs(folder: Folder, models: Mapping[str, Json], key: str) -> list[dict[str, Any]]:
+    """A number's difference over the training runs of every recipe that has enough of them."""
+    changes = {
+        (pair["from"], pair["to"]): dict(_differences(pair)).get(key)
+        for pair in folder.results["comparisons"]
+    }
+    found = []
+    for sides in sides_of(list(models.values())):
+        over = over_sides(sides, lambda model: Estimate.of(model["numbers"].get(key)), changes)
+        if sides.is_enough and over is not None:
+            interval = [over.low, over.high]
+            entry = {"registers": sides.num_registers, "runs": list(over.runs)}
+            found.append(entry | {"value": over.value, "interval": interval})
+    return found
 
 
 def collect_pairs(
@@ -242,6 +266,7 @@ def _number_json(number: Number) -> dict[str, Any]:
         "is_share": number.headline.is_share,
         "values": number.values,
         "differences": number.differences,
+        "over_runs": number.over_runs,
     }
 
 
@@ -309,6 +334,7 @@ def summary_lines(results: dict[str, Any]) -> list[str]:
     """What the command prints at the end: the differences that leave out zero, on images enough."""
     count, numbers = len(results["models"]), len(results["headlines"])
     lines = [f"{count} model{'s' if count != 1 else ''}, {numbers} headline numbers."]
+    told = len(lines)
     for number in results["headlines"]:
         scale, unit = (100, " points") if number["is_share"] else (1, "")
         for label, e in number["differences"].items():
@@ -320,7 +346,19 @@ def summary_lines(results: dict[str, Any]) -> list[str]:
                     f"{results['first']} by {scale * e.value:+.3g}{unit} "
                     f"[{scale * e.low:+.3g}, {scale * e.high:+.3g}]"
                 )
-    if len(lines) == 1:
+                told += 1
+        for over in number["over_runs"]:
+            low, high = over["interval"]
+            if low is not None and low * high > 0:
+                lines.append(
+                    f"{number['question']}, {number['title']}: over {over['runs'][0]} + "
+                    f"{over['runs'][1]} training runs, {over['registers']} registers differ from "
+                    f"none by {scale * over['value']:+.3g}{unit} "
+                    f"[{scale * low:+.3g}, {scale * high:+.3g}]"
+                )
+    if not any(number["over_runs"] for number in results["headlines"]):
+        lines.append(IN_THIS_PAIR)
+    if told == 1:
         lines.append(
             "No paired difference of a headline number that rests on at least "
             f"{MIN_IMAGES} images leaves out zero."

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from regvit_jax.analysis.look.opened import Opened, Photograph
-from regvit_jax.analysis.outliers.labels import l2_norm
+from regvit_jax.analysis.outliers.streams import l2_norm
 from regvit_jax.model import ViTTrace
 from regvit_jax.tokens import TokenLayout
 

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 from regvit_jax.analysis.engine.columns import Columns
 from regvit_jax.analysis.engine.question import Keep
 from regvit_jax.analysis.engine.subjects import Images
-from regvit_jax.analysis.outliers.labels import CONVOLVED, l2_norm
 from regvit_jax.analysis.outliers.layers import ModelVerdict, judge_layers
+from regvit_jax.analysis.outliers.streams import CONVOLVED, l2_norm
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap
 from regvit_jax.model import ViTTrace
 from regvit_jax.preprocess import Preprocess

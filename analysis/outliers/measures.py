@@ -1,13 +1,12 @@
 """What is special about outliers and registers? Numbers of arrays, image by image.
 
-Letters: n images, p patches, d channels, b boxes of an image.
+Letters: n images, p patches, d channels.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 
 from regvit_jax.analysis.outliers.valley import largest_neighbour
 
@@ -94,34 +93,6 @@ def cls_cosine(
     products = np.einsum("nd,npd->np", first, others)
     lengths = np.linalg.norm(first, axis=-1)[:, None] * np.linalg.norm(others, axis=-1)
     return (products / np.maximum(lengths, 1e-12)).mean(axis=1)
-
-
-def hits(
-    attention: Float[np.ndarray, "n p"],
-    grid: tuple[int, int],
-    boxes: Sequence[Shaped[np.ndarray, "_ 4"]],
-    size: tuple[int, int],
-) -> Float[np.ndarray, " n"]:
-    """Whether the centre of the most attended patch lies in a box: 1 or 0; NaN without boxes.
-
-    Reference: the pointing game, Zhang et al., arXiv:1608.00507; LaSt-ViT (arXiv:2602.22394) asks
-    the same of the patch most like CLS.
-
-    Args:
-      attention: Of each patch, or another score of it.
-      grid: Rows and columns of the patches.
-      boxes: (left, top, right, bottom) in pixels, of the objects of each image.
-      size: Height and width of the images, in pixels.
-    """
-    row, column = np.divmod(attention.argmax(axis=1), grid[1])
-    y, x = (row + 0.5) * size[0] / grid[0], (column + 0.5) * size[1] / grid[1]
-    found = np.full(len(attention), np.nan)
-    for image, given in enumerate(boxes):
-        if len(given):
-            left, top, right, bottom = np.asarray(given, np.float64).T
-            inside = (left <= x[image]) & (x[image] < right)
-            found[image] = (inside & (top <= y[image]) & (y[image] < bottom)).any()
-    return found
 
 
 def _ratio(above, below):

@@ -1,14 +1,77 @@
 """Can the detector see? A positive control: the same model with norms planted into its stream."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from regvit_jax.analysis.outliers.layers import of_model
+from regvit_jax.analysis.outliers.streams import NormColumns
+from regvit_jax.analysis.outliers.verdict import Verdict, judge
 from regvit_jax.edits import Change
 from regvit_jax.tokens import TokenLayout
 
-SHARE, TIMES = 0.02, 4.0
-"""Share of the patches, and their norm in units of the image's median."""
+SHARE, TIMES = 0.01, 2.5
+"""Share of the patches, and their norm in units of the image's median, as in DeiT-III-B."""
+
+
+class Control(NamedTuple):
+    """What became of planted norms."""
+
+    block: int
+    """After which they were planted, from 0."""
+    share: float
+    """Share of the patches."""
+    times: float
+    answer: str
+    """The verdict on the layers after that block."""
+    seen: float
+    """Share of the planted patches that are members of the group found, in [0, 1]."""
+    num_images: int
+
+    @property
+    def sentence(self) -> str:
+        """For readers."""
+        head = (
+            f"The detector's control: {100 * self.share:.1f} % of the patches of "
+            f"{self.num_images} images, planted at {self.times:g} x the median after block "
+            f"{self.block}: {self.answer}"
+        )
+        if self.answer == "found":
+            return f"{head} ({100 * self.seen:.0f} % of them). It can see such a group here."
+        return f"{head}. It cannot see such a group here, so that “not found” says little."
+
+
+def planted_block(depth: int) -> int | None:
+    """After which block norms are planted: in the middle; None where no later block shows them."""
+    return None if depth < 2 else depth // 2 - 1
+
+
+def judge_planted(norms: NormColumns, block: int, own: Bool[np.ndarray, "n p"]) -> Control:
+    """Whether planted norms are found in the layers after their block.
+
+    Args:
+      norms: Of a pass with `plant` as its edit.
+      block: After which it planted.
+      own: Patches that are outliers without it; they count as long as their image's median, so
+        that what is found is what was planted.
+    """
+    grid, layers = norms.layout.grid, range(block + 2, norms.last + 1)
+    here = places(grid, SHARE, 0)
+    others = own.copy()
+    others[:, here] = False
+    streams = [_evened(norms.patches(layer), others) for layer in layers]
+    verdicts = [judge(stream, grid) for stream in streams]
+    model = of_model([Verdict("not found", "", None), *verdicts])
+    share, seen = len(here) / (grid[0] * grid[1]), 0.0
+    if model.strongest is not None:
+        seen = float(model.labels(streams[model.strongest - 1])[:, here].mean())
+    return Control(block, share, TIMES, model.answer, seen, norms.num_images)
+
+
+def _evened(norms: Float[np.ndarray, "n p"], others: Bool[np.ndarray, "n p"]):
+    return np.where(others, np.median(norms, axis=1, keepdims=True), norms).astype(np.float32)
 
 
 def plant(

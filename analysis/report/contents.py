@@ -19,6 +19,7 @@ from regvit_jax.analysis.report.opening import FIRST_FIGURES, sentences
 from regvit_jax.analysis.report.tables import MISSING, TOGETHER, Table, percent, tables_of
 from regvit_jax.analysis.report.training import training_hours, training_svg
 from regvit_jax.analysis.statistics.bootstrap import MIN_IMAGES, Estimate
+from regvit_jax.analysis.statistics.seeds import MIN_SEEDS
 from regvit_jax.checkpoint import read_info, resolve, versions
 from regvit_jax.config import variant_name
 from regvit_jax.data import EMBEDDED
@@ -54,7 +55,9 @@ CLAIMS = (
     "are those of the papers that they name. A verdict is about the models and the images that it "
     "names, and follows from a rule fixed beforehand: an interval must exclude the "
     f"null and rest on at least {MIN_IMAGES} images, all models or pairs must agree, and what is "
-    "said of outliers needs a model that has them. Nothing is corrected for the number of claims."
+    "said of outliers needs a model that has them. What is said of registers needs at least "
+    f"{MIN_SEEDS} training runs without and with them, and an interval over runs; otherwise the "
+    "verdict is “in this pair of models”. Nothing is corrected for the number of claims."
 )
 EMBEDDED_DATA = (
     "The images are synthetic, designed so that small models learn them in minutes. Results on "
@@ -63,9 +66,11 @@ EMBEDDED_DATA = (
     "any folder of images."
 )
 CAVEAT = (
-    "One training run per model: the intervals reflect variation between images, not between "
-    "training runs. “Not found” means no separate group in these images under the "
-    "stated rule; it is no proof that there is none elsewhere."
+    "Two uncertainties are kept apart. Intervals over images, paired where models are compared, "
+    "say how sure a number is of these models. How another random start of the training would "
+    "vary is told by intervals over training runs alone, where there are enough. “Not found” "
+    "means no separate group in these images under the stated rule; it is no proof that there is "
+    "none elsewhere."
 )
 
 
@@ -179,14 +184,18 @@ class Contents:
         answers = [judgement.answer for judgement in self.judgements]
         counts = {
             answer: answers.count(answer)
-            for answer in ("supported", "not supported", "cannot tell", "not judged")
+            for answer in (
+                *("supported", "not supported", "cannot tell", "in this pair of models"),
+                "not judged",
+            )
         }
         judged = len(answers) - counts["not judged"]
         return (
             f"Of {len(answers)} claims, figures and tables, {judged} have a rule: "
             f"{counts['supported']} supported, {counts['not supported']} not supported, "
+            f"{counts['in this pair of models']} told of this pair of models only, "
             f"{counts['cannot tell']} cannot be told from these results. The other "
-            f"{counts['not judged']} can never be judged by a rule; the last column says why."
+            f"{counts['not judged']} can never be judged by a rule and are folded away below."
         )
 
 

@@ -59,7 +59,8 @@ def markdown(contents: Contents, folder: Path, training_file: Path) -> str:
 
 
 def _claims(contents: Contents) -> list[str]:
-    rows = [_claim_row(judgement) for judgement in contents.judgements]
+    judged = [_claim_row(judgement) for judgement in contents.judged]
+    others = [_claim_row(judgement) for judgement in contents.unjudged]
     rules = [
         f"- Claim {judgement.claim.number}: {_escaped(judgement.claim.rule)}"
         for judgement in contents.judgements
@@ -69,7 +70,10 @@ def _claims(contents: Contents) -> list[str]:
         "## The study's claims",
         _escaped(CLAIMS),
         _escaped(contents.tally),
-        _grid(_CLAIM_COLUMNS, rows),
+        _grid(_CLAIM_COLUMNS, judged),
+        "<details><summary>What no rule can judge</summary>",
+        _grid(_CLAIM_COLUMNS, others),
+        "</details>",
         "### The rules",
         "\n".join(rules),
     ]

@@ -116,11 +116,36 @@ def _compare_tables(results: Json) -> list[Table]:
             for label, found in entry["differences"].items()
         ]
     tables = [Table("Headline numbers", ("number", *labels), rows, COUNT_NOTE)]
-    return [*tables, _paired_table(differences)] if differences else tables
+    if differences:
+        tables.append(_paired_table(differences))
+    return [*tables, _table_of_runs(results)]
+
+
+def _table_of_runs(results: Json) -> Table:
+    """Differences over training runs, or that there are too few."""
+    rows = [
+        (
+            f"{entry['question']}: {entry['title']}",
+            f"{over['runs'][0]} + {over['runs'][1]}, {over['registers']} registers",
+            _headline(over, entry["is_share"], "points"),
+        )
+        for entry in results["headlines"]
+        for over in entry.get("over_runs", ())
+    ]
+    note = (
+        "Runs of one recipe with registers minus runs without; 95 % intervals over training runs."
+        if rows
+        else "Needs 3 runs of one recipe without and 3 with registers, of unlike seeds. What is "
+        "said above holds in this pair of models; another seed may say otherwise."
+    )
+    return Table("Differences over training runs", ("number", "runs", "difference"), rows, note)
 
 
 def _paired_table(rows: Sequence[tuple[str, ...]]) -> Table:
-    note = "Second minus first, on the same images. Intervals are paired."
+    note = (
+        "Second minus first, on the same images. Intervals are over images, paired: they hold in "
+        "this pair of models."
+    )
     return Table("Differences between models", ("number", "models", "difference"), rows, note)
 
 

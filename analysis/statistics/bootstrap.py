@@ -1,4 +1,4 @@
-"""How sure is a number? Percentile intervals from resampling the images.
+"""How sure is a number? Intervals from resampling the images.
 
 Images are the unit: patches of one image resemble one another, so resampling patches would promise
 too much. The resamples depend on the seed and the number of images only; two models measured on
@@ -6,13 +6,14 @@ the same images therefore meet the same resamples, and their difference is a pai
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-COVERAGE = 0.95
+from regvit_jax.analysis.statistics.pooled import COVERAGE, quantile_ends, share_ends
+
 MIN_IMAGES = 30
 """Fewer make intervals from resampling too narrow for a verdict, or for a difference in bold."""
 ZERO = 1e-6
@@ -105,27 +106,24 @@ class Bootstrap:
         return self.estimate(float(np.mean(values, dtype=np.float64)), self.means(values))
 
     def share(self, shares: Float[np.ndarray, " n"]) -> Estimate:
-        """The mean of the images' shares in [0, 1], with Wilson's interval for unlike images.
+        """The mean of the images' shares in [0, 1], with the interval of `pooled.py`.
 
-        Where few images hold most of it, resampling promises too much: it held the truth in 70 % of
-        the cases for 20 images. Here the sample is as large as the shares' spread says, and t has
-        as many degrees of freedom as images hold most of the share, less one. No interval where
-        all shares are equal.  Reference: Korn and Graubard, Survey Methodology 24 (1998).
+        No interval where all shares are equal.
         """
-        from scipy.stats import t
+        low, high = share_ends(np.asarray(shares)[:, None])[:, 0].tolist()
+        value = float(np.mean(shares, dtype=np.float64))
+        return Estimate(value, self.num_images, *((low, high) if low == low else ()))
 
-        values = np.asarray(shares, np.float64)
-        mean = float(values.mean())
-        variance = float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
-        if variance <= 0 or not 0 < mean < 1:
-            return Estimate(mean, self.num_images)
-        size = mean * (1 - mean) / variance
-        effective = values.sum() ** 2 / np.square(values).sum()
-        square = float(t.ppf((1 + COVERAGE) / 2, max(effective - 1, 1))) ** 2
-        centre = (mean + square / (2 * size)) / (1 + square / size)
-        half = (square * (mean * (1 - mean) / size + square / (4 * size**2))) ** 0.5
-        half /= 1 + square / size
-        return Estimate(mean, self.num_images, centre - half, centre + half)
+    def quantiles(
+        self, values: Float[np.ndarray, "n p"], levels: Sequence[float]
+    ) -> list[Estimate]:
+        """Quantiles of all values of all images, with the intervals of `pooled.py`."""
+        found = np.quantile(values.astype(np.float64), levels)
+        ends = quantile_ends(values, levels)
+        return [
+            Estimate(float(value), self.num_images, *(end or ()))
+            for value, end in zip(found, ends, strict=True)
+        ]
 
     def statistic(
         self, values: Float[np.ndarray, "n ..."], function: Callable[[np.ndarray], np.ndarray]
@@ -142,15 +140,20 @@ class Bootstrap:
         return [self.estimate(float(p), s) for p, s in zip(point, samples.T, strict=True)]
 
     def estimate(self, value: float, samples: Float[np.ndarray, " replicates"]) -> Estimate:
-        """A number with the percentile interval of its resampled values.
+        """A number with the expanded percentile interval of its resampled values.
 
+        Percentiles are too narrow for few images, so their levels are those of Student's t instead
+        of the normal's: with n - 1 degrees of freedom, fewer where the resamples have heavy tails
+        because few images decide, and a spread that is sqrt(n / (n - 1)) larger.
         Resamples in which the number is not defined (NaN: without any outlier, say) are left out;
         where they are more than 5 %, there is no interval.
+        Reference: Hesterberg, The American Statistician 69 (2015); the degrees of freedom are
+        Satterthwaite's.
         """
         defined = samples[np.isfinite(samples)]
         if self.num_images < 2 or len(defined) < COVERAGE * len(samples):
             return Estimate(value, self.num_images)
-        tail = (1 - COVERAGE) / 2
+        tail = _tail(self.num_images, defined)
         low, high = np.quantile(defined, [tail, 1 - tail])
         return Estimate(value, self.num_images, float(low), float(high))
 
@@ -176,3 +179,18 @@ class Bootstrap:
             rows = drawn + self.num_images * np.arange(size)[:, None]
             counts = np.bincount(rows.ravel(), minlength=size * self.num_images)
             yield counts.reshape(size, self.num_images).astype(np.float32)
+
+
+def _tail(n: int, samples: Float[np.ndarray, " replicates"]) -> float:
+    """The share of resamples to leave out at each end.
+
+    The variance that n images show has itself a variance of 2 / (n - 1) + excess kurtosis / n, in
+    its own squared units; the excess kurtosis of the resamples is that of the images over n.
+    """
+    from scipy.stats import norm, t
+
+    centred = samples - samples.mean()
+    square = float(np.mean(centred**2))
+    excess = float(np.mean(centred**4)) / square**2 - 3 if square > 0 else 0.0
+    freedom = 2 / (2 / (n - 1) + max(excess, 0.0))
+    return float(norm.cdf(-t.ppf((1 + COVERAGE) / 2, max(freedom, 1)) * (n / (n - 1)) ** 0.5))

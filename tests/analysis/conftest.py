@@ -11,7 +11,8 @@ from PIL import Image
 
 from regvit_jax.analysis.engine.columns import Columns
 from regvit_jax.analysis.engine.subjects import Images
-from regvit_jax.analysis.questions.norms.norms import NormColumns
+from regvit_jax.analysis.options import LabelOptions
+from regvit_jax.analysis.outliers.streams import NormColumns
 from regvit_jax.checkpoint import CheckpointInfo, flatten, save, unflatten
 from regvit_jax.config import ViTConfig
 from regvit_jax.data import open_source
@@ -36,6 +37,14 @@ def norm_columns(norms, layout, between=None) -> NormColumns:
     if between is not None:
         columns |= {f"block_{index}": between[:, index] for index in range(between.shape[1])}
     return NormColumns(Columns(columns), norms.shape[1], layout)
+
+
+def label_options(outlier_layer="verdict", **others) -> LabelOptions:
+    """Options that name a layer, of nothing that is ever opened."""
+    nowhere = Path("nowhere")
+    return LabelOptions(
+        checkpoint=(nowhere,), data="digits", out=nowhere, outlier_layer=outlier_layer, **others
+    )
 
 
 def some_images() -> Images:

@@ -6,21 +6,15 @@ import numpy as np
 import pytest
 
 from regvit_jax.analysis.engine.columns import Columns
-from regvit_jax.analysis.outliers.labels import last_norms
 from regvit_jax.analysis.questions.attention.attention import (
     MEASURES,
     attention_maps,
     attention_rows,
-    cls_maps,
     compared_features,
     embedding_similarity,
     summarise_attention,
 )
-from regvit_jax.analysis.questions.attention.on_outliers import (
-    masses,
-    outlier_masses,
-    outlier_part,
-)
+from regvit_jax.analysis.questions.attention.on_outliers import outlier_masses
 from regvit_jax.analysis.questions.attention.rollout import rollout
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap
 from regvit_jax.preprocess import Preprocess
@@ -43,6 +37,7 @@ def by_hand(row, num_registers):
     return {
         "entropy": -sum(p * np.log(p) for p in share) / np.log(len(share)),
         "largest_weight": patches.max(),
+        "largest_times_even": share.max() * len(share),
         "mass_cls": row[0],
         "mass_registers": row[1 : 1 + num_registers].sum(),
         "mass_patches": patches.sum(),
@@ -60,7 +55,7 @@ def test_measures_are_those_of_numpy_loops(traced):
         assert expected.keys() == MEASURES.keys()
         for name, value in expected.items():
             found = float(rows[name][image, block, query])
-            assert found == pytest.approx(value, abs=ATOL), name
+            assert found == pytest.approx(value, rel=1e-5, abs=ATOL), name
 
 
 def test_the_masses_add_up_to_one(traced):
@@ -105,12 +100,11 @@ def test_register_embeddings_are_compared_pair_by_pair():
 def test_a_data_set_is_summed_up(traced):
     config, params, trace, layout = traced
     columns = {name: np.asarray(column) for name, column in rows_of(traced, 2).items()}
-    rows, norms = Columns(columns), np.asarray(last_norms(trace, layout))
+    rows = Columns(columns)
     embeddings, bootstrap = embedding_similarity(params), Bootstrap(6, 200)
-    summary = summarise_attention(rows, Columns({"last": norms}), layout, embeddings, bootstrap)
-    on_outliers = masses(norms > np.quantile(norms, 0.98), cls_maps(rows))
-    features = compared_features(rows, on_outliers, config.num_registers)
-    assert set(features) >= {"cls_entropy", "cls_mass_outliers"}
+    summary = summarise_attention(rows, layout, embeddings, bootstrap)
+    features = compared_features(rows, config.num_registers)
+    assert set(features) >= {"cls_entropy", "cls_largest_times_even"}
     assert ("register_maps_cosine" in features) == (config.num_registers > 1)
     assert summary.num_images == 6
     assert len(summary.queries) == 1 + config.num_registers
@@ -142,31 +136,36 @@ def test_rollout_is_the_product_of_all_blocks(traced):
 
 def test_attention_on_outliers_is_that_of_a_loop():
     generator = np.random.default_rng(0)
-    norms = generator.gamma(2.0, size=(20, 12)).astype(np.float32)
+    is_outlier = generator.random((20, 12)) < 0.1
     maps = generator.dirichlet(np.ones(14), size=20)[:, :12].astype(np.float32)
-    found = outlier_masses(norms, maps, Bootstrap(20, 200))["quantile_98"]
-    cut = np.quantile(norms.astype(np.float64), 0.98)
-    expected = [
-        sum(m for n, m in zip(*rows, strict=True) if n > cut)
-        for rows in zip(norms, maps, strict=True)
-    ]
-    assert found.cut == pytest.approx(cut)
-    assert found.mass.value == pytest.approx(np.mean(expected), abs=ATOL)
-    assert found.share_of_patches.value == pytest.approx((norms > cut).mean(), abs=ATOL)
-    relative = np.sum(expected) / maps.sum(dtype=np.float64)
-    assert found.share_of_patch_mass.value == pytest.approx(relative, abs=ATOL)
-    both = np.stack([expected, maps.sum(axis=1)], axis=1)
-    np.testing.assert_allclose(masses(norms > cut, maps), both, rtol=0, atol=ATOL)
-    assert outlier_masses(norms, maps, Bootstrap(20, 200))["absolute_150"].mass.value == 0
+    found = outlier_masses(is_outlier, maps, Bootstrap(20, 200))
+    rows = zip(is_outlier, maps, strict=True)
+    expected = [sum(m for is_one, m in zip(*row, strict=True) if is_one) for row in rows]
+    assert found["mass"].value == pytest.approx(np.mean(expected), abs=ATOL)
+    part = np.sum(expected) / maps.sum(dtype=np.float64)
+    assert found["share_of_patch_mass"].value == pytest.approx(part, abs=ATOL)
+    assert found["times_even"].value == pytest.approx(part / is_outlier.mean(), rel=1e-5)
+
+
+def test_even_attention_is_once_even_and_nobody_has_no_number():
+    maps = np.full((20, 12), 1 / 14, np.float32)
+    is_outlier = np.random.default_rng(1).random((20, 12)) < 0.2
+    even = outlier_masses(is_outlier, maps, Bootstrap(20, 200))["times_even"]
+    assert even.value == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(even.samples, 1, rtol=0, atol=1e-5)
+    nobody = outlier_masses(np.zeros((20, 12), bool), maps, Bootstrap(20, 200))
+    assert nobody.keys() == {"mass", "share_of_patch_mass"}
+    assert nobody["mass"].value == 0
 
 
 def test_the_outliers_part_is_pooled_over_the_images():
     generator = np.random.default_rng(3)
-    both = generator.random((9, 2)) * (0.1, 1.0)
+    maps = generator.random((9, 6)).astype(np.float32)
+    is_outlier = generator.random((9, 6)) < 0.4
     bootstrap = Bootstrap(9, 50)
-    found = bootstrap.resampled(both, outlier_part)[0]
-    assert found.value == pytest.approx(both[:, 0].sum() / both[:, 1].sum(), abs=1e-12)
+    found = outlier_masses(is_outlier, maps, bootstrap)["share_of_patch_mass"]
     counts = 9 * bootstrap.means(np.eye(9))  # how often each resample holds each image
     for sample, times in zip(found.samples, counts, strict=True):
-        drawn = np.repeat(both, times.round().astype(int), axis=0)
-        assert sample == pytest.approx(drawn[:, 0].sum() / drawn[:, 1].sum(), abs=1e-7)
+        places = np.repeat(np.arange(9), times.round().astype(int))
+        expected = maps[places][is_outlier[places]].sum() / maps[places].sum()
+        assert sample == pytest.approx(expected, abs=1e-6)

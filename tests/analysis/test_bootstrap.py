@@ -61,25 +61,54 @@ def test_a_single_image_has_no_interval():
     assert Estimate(3.0, 1).to_json() == {"value": 3.0, "n": 1, "interval": None}
 
 
-@pytest.mark.parametrize(("n", "least"), [(20, 0.90), (100, 0.91)])
-def test_the_interval_of_a_share_covers_the_truth_though_few_images_hold_it(n, least):
-    generator = np.random.default_rng(6)
-    covered = 0
-    for _ in range(300):
-        # Images of unlike scale: patches above 1.9 medians are 2.25 % in all, 0 in most images.
-        logs = generator.normal(0, 0.25, (n, 1)) + generator.normal(0, 0.2, (n, 196))
-        found = Bootstrap(n).share((logs > np.log(1.9)).mean(axis=1))
-        covered += found.low <= 0.0225 <= found.high
-    # Measured over 500 draws: 0.928 and 0.938, from resampling 0.70 and 0.88; 0.015 by chance.
-    assert covered >= least * 300
-
-
-def test_the_interval_of_a_share_of_single_coins_is_nearly_wilsons():
+def test_the_interval_of_a_share_of_single_coins_is_cloppers_and_pearsons():
     coins = (np.arange(400) < 100).astype(float)
     found = Bootstrap(400).share(coins)
-    expected = scipy.stats.binomtest(100, 400).proportion_ci(0.95, "wilson")
-    # t of 99 degrees of freedom instead of the normal: 1.2 % wider.
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-3)
+    expected = scipy.stats.binomtest(100, 400).proportion_ci(0.95, "exact")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_a_share_that_few_images_hold_is_less_sure_than_one_that_all_share():
+    spread, few = np.full(100, 0.02), np.zeros(100)
+    spread[::2] = 0.0
+    few[:4] = 0.25
+    found = [Bootstrap(100).share(shares) for shares in (spread, few)]
+    assert [each.value for each in found] == pytest.approx([0.01, 0.01])
+    assert found[1].high - found[1].low > 3 * (found[0].high - found[0].low)
+
+
+def test_quantiles_of_single_values_have_the_binomial_ranks():
+    values = np.random.default_rng(7).permutation(200.0 + np.arange(200))[:, None]
+    (median,) = Bootstrap(200).quantiles(values, [0.5])
+    low, high = scipy.stats.binomtest(100, 200).proportion_ci(0.95, "exact")
+    # Shares change by 1/200 from value to value; edges are interpolated between.
+    assert (median.low, median.high) == pytest.approx((200 + 200 * low, 200 + 200 * high), abs=2)
+
+
+def test_a_quantile_that_so_few_images_cannot_tell_has_no_interval():
+    values = np.random.default_rng(8).normal(size=(20, 196))
+    values += np.random.default_rng(9).normal(0, 1, (20, 1))
+    median, high = Bootstrap(20).quantiles(values, [0.5, 0.995])
+    assert median.low < median.value < median.high
+    assert (high.low, high.high) == (None, None)
+
+
+@pytest.mark.parametrize("n", [2, 5, 20, 1000])
+def test_percentiles_are_moved_out_to_those_of_students_t(n):
+    samples = scipy.stats.norm.ppf((np.arange(20_000) + 0.5) / 20_000)
+    found = Bootstrap(n, 20_000).estimate(0.0, samples)
+    expected = min(scipy.stats.t.ppf(0.975, n - 1) * (n / (n - 1)) ** 0.5, samples[-1])
+    # The kurtosis of these samples is -0.001: no degree of freedom is lost.
+    assert (found.low, found.high) == pytest.approx((-expected, expected), abs=0.01)
+
+
+def test_where_few_images_decide_the_interval_is_wider():
+    values = np.zeros(50)
+    values[:3] = 1.0
+    heavy = Bootstrap(50, 4000).mean(values)
+    plain = np.quantile(Bootstrap(50, 4000).means(values), [0.025, 0.975])
+    assert heavy.low <= plain[0]
+    assert heavy.high > plain[1]
 
 
 def test_a_share_that_is_the_same_in_all_images_has_no_interval():

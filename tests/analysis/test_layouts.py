@@ -68,11 +68,16 @@ def test_probes_read_the_vectors_of_their_kind(layout):
     norms = np.ones((4, 6), np.float32)
     mean = tokens[:, layout.patches].mean(axis=1)
     in_order = np.concatenate([layout.special(tokens), tokens[:, layout.patches]], axis=1)
-    rows = kept_tokens(np.arange(4), ProbedTokens(in_order, mean, norms), draws=1, seed=0)
+    rows = kept_tokens(
+        np.arange(4),
+        ProbedTokens(in_order, mean, norms, tokens[:, layout.patches]),
+        3,
+        draws=1,
+        seed=0,
+    )
     columns = Columns({"index": np.arange(4), "label": np.arange(4), **rows})
-    known = Columns({"last": norms, "convolved": norms})
-    store = TokenStore(columns, known, layout.num_registers, 0, layout.has_cls)
-    read = {kind: store.features(kind, 0, 9.0) for kind in store.kinds}
+    store = TokenStore(columns, norms, norms > 9, layout.num_registers, 0, layout.has_cls)
+    read = {kind: store.features(kind, 0) for kind in store.kinds}
     registers = tokens[:, layout.registers]
     assert ("cls" in read) == layout.has_cls
     if layout.has_cls:

@@ -200,6 +200,8 @@ def test_a_folder_without_annotations_gets_boxes_only(tmp_path, checkpoints, pic
     assert results["data"]["is_annotated"] is False
     assert results["models"][0]["numbers"].keys() == {
         "lost/seeds_outside_mask",
+        "lost_outliers/seed_is_outlier",
+        "lost_outliers/outliers",
         *(f"lost_settings/value/{layer}/0/seeds_outside_mask" for layer in (0, 2)),
     }
     assert "no CorLoc" in results["metric"]

@@ -3,22 +3,26 @@
 import numpy as np
 import pytest
 
+from regvit_jax.analysis.outliers.labels import find_labels
+from regvit_jax.analysis.outliers.streams import kept_norms, token_norms
 from regvit_jax.analysis.questions.norms.norms import (
     QUANTILES,
     creator,
-    kept_norms,
     pooled_quantiles,
     summarise,
-    token_norms,
 )
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap
 from regvit_jax.tokens import TokenLayout
-from tests.analysis.conftest import norm_columns
+from tests.analysis.conftest import label_options, norm_columns
 
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 
 # A sum of 24 squares in float32, against float64: measured 6e-7 of norms up to 10.
 NORM_ATOL = 5e-6
+
+
+def summarised(store, bootstrap):
+    return summarise(store, find_labels(store, bootstrap, label_options()), bootstrap)
 
 
 def test_norms_are_torchs_of_every_stream(traced):
@@ -58,8 +62,8 @@ def test_a_layer_is_read_by_its_number_or_from_the_end():
 
 
 def test_quantiles_are_numpys_and_lie_inside_their_intervals():
-    values = np.exp(np.random.default_rng(1).normal(2, 0.5, (80, 50)))
-    found = pooled_quantiles(values, Bootstrap(80, 500))
+    values = np.exp(np.random.default_rng(1).normal(2, 0.5, (400, 50)))
+    found = pooled_quantiles(values, Bootstrap(400, 500))
     for name, level in QUANTILES.items():
         assert found[name].value == pytest.approx(np.quantile(values, level), rel=1e-12)
         assert found[name].low < found[name].value < found[name].high
@@ -83,7 +87,7 @@ def test_kinds_of_token_are_told_apart():
     layout = TokenLayout(num_registers=2, grid=(2, 3))
     norms = np.tile(np.array([10.0, 20.0, 30.0, 1, 1, 1, 1, 1, 1], np.float32), (12, 3, 1))
     store = norm_columns(norms, layout)
-    summary = summarise(store, Bootstrap(12, 200))
+    summary = summarised(store, Bootstrap(12, 200))
     medians = {(row.layer, row.kind): row.values["median"].value for row in summary.layers}
     for layer in ("0", "1", "normed"):
         assert medians[layer, "cls"] == 10
@@ -99,8 +103,8 @@ def test_the_layer_where_outliers_appear_and_where_they_sit_are_seen():
     corner = 2 + 19  # the last patch, in every second image, from layer 3 on
     norms[::2, 3:5, corner] *= 8
     store = norm_columns(norms, layout)
-    summary = summarise(store, Bootstrap(1050, 300))
-    assert summary.verdict.answer == "found"
+    summary = summarised(store, Bootstrap(1050, 300))
+    assert summary.answer == "found"
     assert [v.answer for v in summary.verdicts] == ["not found"] * 3 + ["found"] * 2
     assert summary.emergence == [0.0, 0.0, 0.0, 1.0, 1.0]
     expected = np.zeros((4, 5))
@@ -120,12 +124,12 @@ def test_the_sub_layer_that_makes_large_patches_is_named():
     norms[:30, 2:, 20] = 200.0  # from block 1's MLP on
     between[:30, 2, 19] = 200.0
     store = norm_columns(norms, layout, between)
-    summary = summarise(store, Bootstrap(60, 200))
+    summary = summarised(store, Bootstrap(60, 200))
     made = creator(summary.origin)
     assert (made.block, made.sublayer, made.share_before, made.share_after) == (1, "mlp", 0, 1)
     assert len(summary.origin) == 6
     store = norm_columns(norms, layout)
-    assert summarise(store, Bootstrap(60, 200)).origin is None
+    assert summarised(store, Bootstrap(60, 200)).origin is None
 
 
 def test_the_low_tail_is_counted_where_it_is():
@@ -133,7 +137,7 @@ def test_the_low_tail_is_counted_where_it_is():
     norms = generator.uniform(9, 11, (100, 4, 21)).astype(np.float32)
     norms[:40, 2, 1] = 1.0
     store = norm_columns(norms, TokenLayout(0, (4, 5)))
-    tail = summarise(store, Bootstrap(100, 200)).low_tail
+    tail = summarised(store, Bootstrap(100, 200)).low_tail
     assert tail.share_below_third.value == pytest.approx(40 / 2000)
     assert tail.map_q02[0, 0] == pytest.approx(0.4)
     assert tail.map_q02.shape == (4, 5)

@@ -95,16 +95,27 @@ def test_weights_that_grow_outliers_and_lose_them_are_seen_in_these_blocks(
     vector = np.asarray(planted["blocks_1/mlp/fc2/kernel"][0] * planted["blocks_1/ls2"])
     params = lose_outliers(config, params, 3, vector[3])
     folder = save_checkpoint(tmp_path / "model", config, params)
-    arguments = ["norms", "--checkpoint", folder, "--data", pictures, "--out", tmp_path / "out"]
-    arguments += ["--num-images", 0, "--bootstrap", 100, "--num-shown", 1]
-    monkeypatch.setattr(sys, "argv", ["regvit-analyze", *map(str, arguments)])
-    main()
-    trained, twin = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
+    given = ["--checkpoint", folder, "--data", pictures, "--num-images", 0, "--bootstrap", 100]
+    for name in ("norms", "similarity"):
+        arguments = [name, *given, "--num-shown", 1, "--out", tmp_path / name]
+        monkeypatch.setattr(sys, "argv", ["regvit-analyze", *map(str, arguments)])
+        main()
+    trained, twin = json.loads((tmp_path / "norms" / "results.json").read_text())["models"]
     assert trained["verdict"]["reason"].startswith("Found from block 1 to block 2, strongest at")
     assert "gone at the end" in trained["verdict"]["reason"]
     answers = [verdict["answer"] == "found" for verdict in trained["verdict_by_layer"]]
     assert answers == [False, False, True, True, False]
     assert twin["verdict"]["answer"] != "found"
+    assert trained["planted_control"]["answer"] == "found"
+    assert trained["planted_control"]["seen"] > 0.9
+    (alike,) = json.loads((tmp_path / "similarity" / "results.json").read_text())["models"]
+    for model in (trained, alike):
+        assert model["outlier_layer"] == trained["strongest_layer"]
+        assert model["where"] in ("after block 1", "after block 2")
+        assert model["definition"] == "group"
+    assert alike["numbers"]["similarity/labels/group/share"]["value"] == pytest.approx(
+        0.02, abs=0.01
+    )
 
 
 def test_norms_planted_into_a_model_are_found_after_their_block():

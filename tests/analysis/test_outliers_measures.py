@@ -99,17 +99,3 @@ def test_cosines_of_cls_are_means_over_the_patches():
             cosines.append(product / math.sqrt(sum(x * x for x in a) * sum(y * y for y in patch)))
         expected.append(mean(cosines))
     check(measures.cls_cosine(cls_token, TOKENS), expected)
-
-
-def test_the_most_attended_patch_hits_the_box_that_holds_its_centre():
-    attention = np.zeros((4, 12))
-    attention[np.arange(4), [0, 5, 11, 3]] = 1
-    # Patches of 10 x 10 pixels: centres at (5, 5), (15, 15), (35, 25), (35, 5), as (x, y).
-    boxes = [
-        np.array([[0, 0, 10, 10]]),
-        np.array([[0, 0, 15, 15], [20, 20, 30, 30]]),
-        np.array([[0, 0, 5, 5], [35, 25, 36, 26]]),
-        np.zeros((0, 4)),
-    ]
-    found = measures.hits(attention, GRID, boxes, (30, 40))
-    np.testing.assert_array_equal(found, [1, 0, 1, np.nan])

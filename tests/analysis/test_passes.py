@@ -11,7 +11,7 @@ from regvit_jax.analysis.engine.answer import answer
 from regvit_jax.analysis.engine.passes import forecast, plan, run
 from regvit_jax.analysis.engine.question import Keep, Question, shown_pixels
 from regvit_jax.analysis.engine.subjects import Subject, open_images, open_subjects
-from regvit_jax.analysis.outliers.labels import patch_norms
+from regvit_jax.analysis.outliers.streams import keep_norms
 from regvit_jax.analysis.questions.norms.options import NormsOptions
 from regvit_jax.errors import InputError
 from tests.analysis.test_all import count_calls
@@ -51,7 +51,7 @@ def test_questions_share_a_pass_and_equal_columns(options):
         "first",
         options,
         lambda s: {
-            "norms": patch_norms(images, s.preprocess),
+            "norms": keep_norms(images, s.preprocess),
             "shown": shown_pixels(images, s.preprocess, images.indices[3:5]),
         },
     )
@@ -59,8 +59,8 @@ def test_questions_share_a_pass_and_equal_columns(options):
         "second",
         options,
         lambda s: {
-            "labels": patch_norms(images, s.preprocess),
-            "some": patch_norms(few, s.preprocess),
+            "labels": keep_norms(images, s.preprocess),
+            "some": keep_norms(few, s.preprocess),
         },
     )
     works, folders = plan([first, second])
@@ -70,7 +70,10 @@ def test_questions_share_a_pass_and_equal_columns(options):
     label = first.subjects[0].label
     assert folders["first", label, "norms"] == folders["second", label, "labels"]
     np.testing.assert_array_equal(work.images.indices, images.indices)
-    assert work.blocks == (work.subject.config.depth - 1,)
+    assert work.blocks is None  # norms of every layer
+    keep, depth = work.first, work.subject.config.depth
+    of_blocks = {str(b): dataclasses.replace(keep, blocks=b) for b in ((-1,), (0,), ())}
+    assert dataclasses.replace(work, keeps=of_blocks).blocks == (0, depth - 1)
 
 
 def test_each_keep_has_the_rows_of_its_images(options, tmp_path, monkeypatch):
@@ -138,7 +141,7 @@ def test_a_keep_that_came_later_gets_the_rows_it_lacks(options, tmp_path, monkey
         return {"mean": mean_tokens(images, subject.preprocess)}
 
     def both(subject):
-        return mean(subject) | {"norms": patch_norms(images, subject.preprocess)}
+        return mean(subject) | {"norms": keep_norms(images, subject.preprocess)}
 
     (first,), _ = plan([asking("one", options, mean)])
     run(first, tmp_path)
@@ -160,7 +163,7 @@ def test_images_that_cannot_be_read_are_named_and_counted(options, tmp_path, pic
     for skip in (False, True):
         asked = dataclasses.replace(options, skip_unreadable=skip)
         images = open_images(asked)
-        keeps = {"x": lambda s, images=images: {"norms": patch_norms(images, s.preprocess)}}["x"]
+        keeps = {"x": lambda s, images=images: {"norms": keep_norms(images, s.preprocess)}}["x"]
         (work,), _ = plan([asking("one", asked, keeps)])
         if not skip:
             with pytest.raises(InputError, match=broken.name):
@@ -184,7 +187,7 @@ def test_a_question_hears_of_the_unreadable_images_that_it_asks_for(options, tmp
         "one",
         asked,
         lambda s: {
-            "half": patch_norms(half, s.preprocess),
+            "half": keep_norms(half, s.preprocess),
             "rest": mean_tokens(rest, s.preprocess),
         },
     )
@@ -202,8 +205,8 @@ def test_a_models_weights_are_read_once_for_all_its_passes(options, monkeypatch)
     def keeps(subject):
         squashed = dataclasses.replace(subject.preprocess, resize="squash")
         return {
-            "a": patch_norms(first, subject.preprocess),
-            "b": patch_norms(second, squashed),
+            "a": keep_norms(first, subject.preprocess),
+            "b": keep_norms(second, squashed),
         }
 
     subjects = open_subjects(options, "similarity")
@@ -218,7 +221,7 @@ def test_a_models_weights_are_read_once_for_all_its_passes(options, monkeypatch)
 
 def test_a_forecast_says_what_a_pass_takes(options, tmp_path):
     images = open_images(options)
-    question = asking("norms", options, lambda s: {"n": patch_norms(images, s.preprocess)})
+    question = asking("norms", options, lambda s: {"n": keep_norms(images, s.preprocess)})
     (work,), _ = plan([question])
     line = forecast(work, tmp_path / "f")
     assert line.startswith("registers, 22 images of ")

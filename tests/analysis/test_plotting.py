@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from regvit_jax.analysis.outliers.labels import Labelled
+from regvit_jax.analysis.outliers.labels import Labelled, find_labels
 from regvit_jax.analysis.plotting import new_figure, round_up, row_label, save_figure
 from regvit_jax.analysis.plotting.epochs import Curves, Run, curves_figure
 from regvit_jax.analysis.plotting.training import TrainingCurve, training_figure
@@ -32,7 +32,7 @@ from regvit_jax.analysis.questions.similarity.figures import (
 from regvit_jax.analysis.questions.similarity.similarity import DENSITY_AT, Similarities
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate
 from regvit_jax.tokens import TokenLayout
-from tests.analysis.conftest import norm_columns
+from tests.analysis.conftest import label_options, norm_columns
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,9 @@ def panel():
     norms = np.exp(np.random.default_rng(0).normal(2, 0.1, (30, 5, layout.num_tokens)))
     norms[::3, 2:4, 5] *= 9
     columns = norm_columns(norms.astype(np.float32), layout)
-    return NormPanel("model (2 registers)", summarise(columns, Bootstrap(30, 100)), False)
+    bootstrap = Bootstrap(30, 100)
+    labels = find_labels(columns, bootstrap, label_options())
+    return NormPanel("model (2 registers)", summarise(columns, labels, bootstrap), False)
 
 
 def test_a_legend_names_every_model_as_it_is_called(tmp_path):
@@ -76,7 +78,7 @@ def test_norms_by_layer_are_the_summarys(panel):
 def test_the_histogram_marks_the_definitions_at_their_norms(panel):
     axis = histogram_figure([panel]).axes[0]
     places = {line.get_label(): line.get_xdata()[0] for line in axis.get_lines()}
-    cuts = panel.summary.thresholds["last"]
+    cuts = {name: by.cut for name, by in panel.summary.by["last"].items()}
     assert places["3 x median"] == pytest.approx(3.0)
     assert places["mean + 3 sd"] == pytest.approx(cuts["mean_plus_3sd"] / cuts["3_x_median"] * 3)
     assert axis.patches[0].get_data().values.sum() == 30 * 12

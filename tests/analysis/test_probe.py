@@ -1,13 +1,16 @@
 """Are the right tokens probed, and is accuracy what it says?"""
 
 import dataclasses
+from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
 from regvit_jax.analysis.engine.columns import Columns
 from regvit_jax.analysis.questions.probe.kept_kinds import load_kind, save_kind
+from regvit_jax.analysis.questions.probe.options import ProbeOptions
 from regvit_jax.analysis.questions.probe.probe import (
     Examples,
     ProbePlan,
@@ -19,9 +22,12 @@ from regvit_jax.analysis.questions.probe.probe import (
     probe_kind,
 )
 from regvit_jax.analysis.questions.probe.tokens import (
+    BESIDE,
     CLS_REGISTER,
+    EARLY,
     MEAN_PATCH,
     MEAN_REGISTER,
+    NEIGHBOUR,
     NORMAL,
     OUTLIER,
     ProbedTokens,
@@ -29,22 +35,26 @@ from regvit_jax.analysis.questions.probe.tokens import (
     kept_tokens,
     kind_names,
     probed_tokens,
+    prominence,
 )
+from regvit_jax.tokens import TokenLayout
+from tests.analysis.conftest import norm_columns
 
 DIM, PLAN = 6, ProbePlan((0.01, 1.0), (3, 5), draws=3, without_outlier="skip", seed=0)
 
 
-def store_of(tokens, norms, labels, num_registers=2, draws=3, parts=(slice(0, 5), slice(5, None))):
+def store_of(
+    tokens, norms, labels, num_registers=2, draws=3, parts=(slice(0, 5), slice(5, None)), cut=5.0
+):
     """A store of columns kept in two batches; a patch's vector starts with its place."""
     indices, rows = np.arange(len(tokens)), []
     for part in parts:
         mean = tokens[part, 1 + num_registers :].mean(axis=1)
-        reduced = ProbedTokens(tokens[part], mean, norms[part])
-        rows.append(kept_tokens(indices[part], reduced, draws, seed=1))
+        reduced = ProbedTokens(tokens[part], mean, norms[part], -tokens[part, 1 + num_registers :])
+        rows.append(kept_tokens(indices[part], reduced, 4, draws, seed=1))
     kept = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     columns = Columns({"index": indices, "label": labels, **kept})
-    of_norms = Columns({"last": norms, "convolved": np.ones_like(norms)})
-    return TokenStore(columns, of_norms, num_registers, seed=1)
+    return TokenStore(columns, norms, norms > cut, num_registers, seed=1)
 
 
 @pytest.fixture
@@ -63,33 +73,31 @@ def example():
 
 def test_each_kind_is_read_from_its_place(example):
     store, tokens, _ = example
-    np.testing.assert_array_equal(store.features("cls", 0, 5.0), tokens[:, 0])
-    np.testing.assert_array_equal(store.features("register_1", 0, 5.0), tokens[:, 2])
+    np.testing.assert_array_equal(store.features("cls", 0), tokens[:, 0])
+    np.testing.assert_array_equal(store.features("register_1", 0), tokens[:, 2])
     expected = tokens[:, 3:].mean(axis=1)
-    np.testing.assert_allclose(store.features(MEAN_PATCH, 0, 5.0), expected, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(store.features(MEAN_PATCH, 0), expected, rtol=0, atol=1e-7)
     mean_register = tokens[:, 1:3].mean(axis=1)
-    np.testing.assert_allclose(
-        store.features(MEAN_REGISTER, 0, 5.0), mean_register, rtol=0, atol=1e-6
-    )
-    both = store.features(CLS_REGISTER, 0, 5.0)
+    np.testing.assert_allclose(store.features(MEAN_REGISTER, 0), mean_register, rtol=0, atol=1e-6)
+    both = store.features(CLS_REGISTER, 0)
     np.testing.assert_array_equal(both[:, :DIM], tokens[:, 0])
     assert both.shape == (12, 2 * DIM)
 
 
 def test_outliers_are_drawn_among_the_patches_above_the_cut(example):
     store, _, norms = example
-    places = np.stack([store.features(OUTLIER, draw, 5.0)[:, 0] for draw in range(3)])
+    places = np.stack([store.features(OUTLIER, draw)[:, 0] for draw in range(3)])
     for i in range(9):
         assert set(places[:, i]) <= {float(i % 12), 11.0}
     assert len(np.unique(places[:, :9], axis=0)) > 1
-    np.testing.assert_array_equal(store.has_outlier(5.0), np.arange(12) < 9)
+    np.testing.assert_array_equal(store.has(OUTLIER), np.arange(12) < 9)
     # An image without an outlier gives its largest patch.
     np.testing.assert_array_equal(places[:, 9:], np.tile(norms[9:].argmax(axis=1), (3, 1)))
 
 
 def test_normal_patches_are_drawn_below_the_cut_and_unlike_in_each_draw(example):
     store, _, norms = example
-    places = np.stack([store.features(NORMAL, draw, 5.0)[:, 0] for draw in range(3)]).astype(int)
+    places = np.stack([store.features(NORMAL, draw)[:, 0] for draw in range(3)]).astype(int)
     assert (norms[np.arange(12), places] <= 5.0).all()
     assert all(len(set(column)) == 3 for column in places.T)
 
@@ -100,7 +108,7 @@ def test_every_outlier_is_equally_likely():
     tokens[:, 1:, 0] = np.arange(12)
     norms = np.where(np.arange(12) < 4, 10.0, 1.0) + generator.uniform(0, 0.1, (600, 12))
     store = store_of(tokens, norms.astype(np.float32), np.zeros(600, int), num_registers=0)
-    counts = np.bincount(store.features(OUTLIER, 0, 5.0)[:, 0].astype(int), minlength=12)
+    counts = np.bincount(store.features(OUTLIER, 0)[:, 0].astype(int), minlength=12)
     assert counts[4:].sum() == 0
     assert (np.abs(counts[:4] - 150) < 45).all()  # four standard deviations
 
@@ -110,14 +118,13 @@ def test_draws_do_not_depend_on_the_batches(example):
     other = store_of(tokens, norms, np.arange(12) % 3, parts=(slice(None),))
     for kind in (NORMAL, OUTLIER):
         for draw in range(3):
-            np.testing.assert_array_equal(
-                store.features(kind, draw, 5.0), other.features(kind, draw, 5.0)
-            )
+            np.testing.assert_array_equal(store.features(kind, draw), other.features(kind, draw))
 
 
 def test_kinds_follow_the_registers():
-    assert kind_names(0) == ["cls", "mean_patch", "normal_patch", "outlier_patch"]
-    assert kind_names(1)[4:] == ["register_0", "cls_and_mean_register"]
+    controls = ["normal_patch_beside", "outliers_neighbour", "outlier_in_block_0"]
+    assert kind_names(0) == ["cls", "mean_patch", "normal_patch", "outlier_patch", *controls]
+    assert kind_names(1)[7:] == ["register_0", "cls_and_mean_register"]
     assert kind_names(4)[-2:] == ["mean_register", "cls_and_mean_register"]
 
 
@@ -128,9 +135,19 @@ def test_the_reduction_reads_the_trace(traced, stream):
     tokens = np.asarray(trace.normed if stream == "normed" else trace.blocks[-1].tokens)
     np.testing.assert_array_equal(found.tokens, tokens)
     last = np.asarray(trace.blocks[-1].tokens)[:, layout.patches]
-    expected = np.linalg.norm(last.astype(np.float64), axis=-1)
-    # Measured 6.3e-7 of norms up to 6.
-    np.testing.assert_allclose(found.norms, expected, rtol=0, atol=3e-6)
+    first = np.asarray(trace.blocks[0].tokens)[:, layout.patches]
+    np.testing.assert_array_equal(found.early, first)
+    ahead = np.asarray(found.prominence).argmax(axis=1)
+    largest = np.linalg.norm(last.astype(np.float64), axis=-1).argmax(axis=1)
+    np.testing.assert_array_equal(ahead, largest)
+
+
+def test_patches_that_lead_in_any_layer_are_kept():
+    norms = np.ones((1, 4, 30)) + np.arange(30) / 1000
+    norms[0, 1, 3], norms[0, 2, 7], norms[0, 3, 11] = 9.0, 9.0, 9.0
+    order = np.argsort(-np.asarray(prominence(jnp.asarray(norms)))[0], kind="stable").tolist()
+    assert order[0] == 11  # of equals, the first of the last layer
+    assert {3, 7, 11} <= set(order[:4])
 
 
 def clouds(num_images, seed):
@@ -170,10 +187,26 @@ def test_a_class_without_a_used_image_is_never_predicted():
     assert voted.by_choice.shape == (300, 2)
 
 
-@pytest.fixture(scope="module")
-def informed_stores():
+@dataclasses.dataclass(frozen=True)
+class Part:
+    tokens: np.ndarray
+    norms: np.ndarray
+    labels: np.ndarray
+    cut: float = 10.0
+
+    @property
+    def store(self):
+        return store_of(self.tokens, self.norms, self.labels, num_registers=0, cut=self.cut)
+
+    @property
+    def columns(self):
+        layers = np.stack([np.ones_like(self.norms), self.norms, self.norms], axis=1)
+        return norm_columns(np.pad(layers, [(0, 0), (0, 0), (1, 0)]), TokenLayout(0, (3, 4)))
+
+
+def informed_parts():
     """Training and validation tokens; outliers know the class, normal patches do not."""
-    stores = []
+    parts = []
     for seed, count in ((0, 120), (1, 60)):
         generator = np.random.default_rng(seed)
         labels = generator.integers(3, size=count)
@@ -181,14 +214,19 @@ def informed_stores():
         norms = generator.uniform(1, 2, (count, 12)).astype(np.float32)
         norms[: 2 * count // 3, 4] = 20.0
         tokens[:, 1 + 4] += 6 * np.eye(3, dtype=np.float32)[labels]
-        stores.append(store_of(tokens, norms, labels, num_registers=0))
-    return stores
+        parts.append(Part(tokens, norms, labels))
+    return parts
+
+
+@pytest.fixture(scope="module")
+def informed_stores():
+    return [part.store for part in informed_parts()]
 
 
 def test_outliers_that_know_the_class_are_found_to(informed_stores):
     train, val = informed_stores
-    outlier = probe_kind(train, val, OUTLIER, 10.0, 3, PLAN)
-    normal = probe_kind(train, val, NORMAL, 10.0, 3, PLAN)
+    outlier = probe_kind(train, val, OUTLIER, 3, PLAN)
+    normal = probe_kind(train, val, NORMAL, 3, PLAN)
     assert accuracy(outlier, 200, 0).value > 0.9
     assert accuracy(outlier, 200, 0).n == 40
     assert accuracy(normal, 200, 0).value < 0.6
@@ -200,24 +238,54 @@ def test_outliers_that_know_the_class_are_found_to(informed_stores):
     expected = (outlier.scores() - normal.scores())[outlier.used & normal.used].mean()
     assert change.value == pytest.approx(expected, abs=1e-6)
     largest = dataclasses.replace(PLAN, without_outlier="largest")
-    assert accuracy(probe_kind(train, val, OUTLIER, 10.0, 3, largest), 200, 0).n == 60
+    assert accuracy(probe_kind(train, val, OUTLIER, 3, largest), 200, 0).n == 60
 
 
-def test_without_outliers_there_is_a_reason_and_no_number(informed_stores):
-    train, val = informed_stores
-    result = probe_kind(train, val, OUTLIER, 100.0, 3, PLAN)
+def test_without_outliers_there_is_a_reason_and_no_number():
+    train, val = (dataclasses.replace(x, cut=100.0).store for x in informed_parts())
+    result = probe_kind(train, val, OUTLIER, 3, PLAN)
     assert result.reason.startswith("0 training images")
     assert difference(result, result, 200, 0) is None
 
 
-def test_the_cut_is_pooled_over_the_training_images(informed_stores):
-    train, val = informed_stores
-    found = find_outliers(train, val, (3, 4), "mean_plus_3sd", 200, 0)
+def outliers_by(definition):
+    nowhere = Path("nowhere")
+    options = ProbeOptions(
+        checkpoint=(nowhere,), data="x", out=nowhere, outlier=definition, bootstrap=200
+    )
+    train, val = informed_parts()
+    return find_outliers(train.columns, val.columns, options), train, val
+
+
+def test_the_cut_is_pooled_over_the_training_images():
+    found, train, val = outliers_by("mean_plus_3sd")
     pooled = train.norms.astype(np.float64)
     assert found.cut == pytest.approx(pooled.mean() + 3 * pooled.std(), abs=1e-6)
-    assert found.share_of_images["val"].value == pytest.approx(40 / 60)
-    assert found.share_beyond_kept == 0
-    assert 2 < find_outliers(train, val, (3, 4), "group", 200, 0).cut < 20
+    np.testing.assert_array_equal(found.val.is_outlier, val.norms > found.cut)
+    assert found.share_of_images(found.val, 200, 0).value == pytest.approx(40 / 60)
+    store = TokenStore(val.store._tokens, *found.val, 0, 1)
+    assert store.share_beyond_kept == 0
+
+
+def test_the_group_that_the_verdict_finds_comes_first_and_else_the_largest():
+    for definition in ("verdict", "group"):
+        found, _, val = outliers_by(definition)
+        assert found.definition == "group"
+        np.testing.assert_array_equal(found.val.is_outlier, val.norms > 10)
+
+
+def test_controls_of_the_outlier_are_of_the_images_that_have_one(informed_stores):
+    train, val = informed_stores
+    np.testing.assert_array_equal(val.has(BESIDE), val.has(OUTLIER))
+    neighbours, early = (val.features(kind, 0) for kind in (NEIGHBOUR, EARLY))
+    tokens = informed_parts()[1].tokens[:, 1:]
+    with_one = val.has(NEIGHBOUR)
+    np.testing.assert_array_equal(neighbours[with_one], tokens[with_one, 5])  # right of patch 4
+    np.testing.assert_array_equal(early[with_one], -tokens[with_one, 4])
+    beside = probe_kind(train, val, BESIDE, 3, PLAN)
+    outlier = probe_kind(train, val, OUTLIER, 3, PLAN)
+    assert beside.num_train == outlier.num_train == 80
+    assert len(beside.logistic) == 3
 
 
 def test_the_fits_of_a_kind_are_read_as_they_were_written(informed_stores, tmp_path):
@@ -225,7 +293,7 @@ def test_the_fits_of_a_kind_are_read_as_they_were_written(informed_stores, tmp_p
     path = tmp_path / "fits" / "kind.npz"
     assert load_kind(path, OUTLIER) is None
     for plan in (PLAN, dataclasses.replace(PLAN, neighbours=())):
-        written = probe_kind(train, val, OUTLIER, 10.0, 3, plan)
+        written = probe_kind(train, val, OUTLIER, 3, plan)
         save_kind(path, written)
         found = load_kind(path, OUTLIER)
         assert (found.kind, found.num_train, found.reason) == (OUTLIER, written.num_train, None)

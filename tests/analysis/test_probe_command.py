@@ -55,9 +55,9 @@ def test_every_kind_has_an_accuracy_with_an_interval(probed):
     planted, registers = results["models"]
     assert list(planted["fits"])[:3] == ["cls", "mean_patch", "normal_patch"]
     left_out = [remark for remark in registers["remarks"] if ": not probed. " in remark]
-    assert len(registers["fits"]) + len(left_out) == 10
+    assert len(registers["fits"]) + len(left_out) == 13
     for kind, fits in registers["fits"].items():
-        is_drawn = kind.endswith("_patch") and kind != "mean_patch"
+        is_drawn = kind in ("normal_patch", "outlier_patch", "normal_patch_beside")
         for method in ("logistic", "neighbours"):
             place = f"probe/{kind}/{method}"
             accuracy = registers["numbers"][f"{place}/accuracy"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from regvit_jax.analysis.engine.columns import Columns
+from regvit_jax.analysis.outliers.labels import labelled
 from regvit_jax.analysis.questions.reconstruction import errors
 from regvit_jax.analysis.questions.reconstruction.errors import (
     judge,
@@ -122,7 +123,9 @@ def stored(images=80, patches=20, seed=0, effect=1.0):
 def summarised(columns, num_values=12):
     last = columns["last"]
     bootstrap = Bootstrap(len(last), 200)
-    return summarise_errors(Columns(columns), last, ("linear",), num_values, bootstrap)
+    return summarise_errors(
+        Columns(columns), labelled(last, bootstrap), ("linear",), num_values, bootstrap
+    )
 
 
 def test_numbers_are_pooled_over_the_tokens_of_each_group():

@@ -8,7 +8,7 @@ from PIL import Image
 from regvit_jax import DeiT3
 from regvit_jax.analysis.engine.extract import extract
 from regvit_jax.analysis.outliers.definitions import is_above, is_below, shares, thresholds
-from regvit_jax.analysis.outliers.labels import last_norms
+from regvit_jax.analysis.outliers.streams import token_norms
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap
 from regvit_jax.batches import Batches
 from regvit_jax.data import open_source
@@ -27,6 +27,10 @@ def alike(tmp_path_factory):
     return open_source(str(folder))
 
 
+def last_norms(trace, layout):
+    return token_norms(trace, layout)[:, -2, layout.patches]
+
+
 def test_batches_of_any_size_find_the_same_shares(alike):
     """In an untrained twin. The cuts of another batch size are off by rounding, too."""
     model = DeiT3(TINY)
@@ -34,7 +38,7 @@ def test_batches_of_any_size_find_the_same_shares(alike):
     norms = {}
     for size in (1, 7, 32):
         batches = Batches(alike, Preprocess.square(32), size)
-        found = extract(model, params, batches, last_norms, layers=(-1,))
+        found = extract(model, params, batches, last_norms)
         norms[size] = np.concatenate([each for _, each in found])
     bootstrap = Bootstrap(20, 100, 0)
     for cuts in map(thresholds, norms.values()):

@@ -8,6 +8,7 @@ from scipy.stats import gaussian_kde
 from sklearn.metrics import roc_auc_score
 
 from regvit_jax.analysis.engine.columns import Columns
+from regvit_jax.analysis.outliers.labels import labelled
 from regvit_jax.analysis.questions.similarity.similarity import (
     DENSITY_AT,
     _median,
@@ -66,8 +67,10 @@ def collected(images=60, seed=0, sharpness=1.0):
 def summarised():
     neighbours = collected()
     pairs = Columns(pair_columns(*neighbours[:2]))
-    norms = Columns({"last": neighbours.last, "normed": neighbours.normed})
-    found = measure_similarity(pairs, norms, GRID, Bootstrap(60, 300))
+    bootstrap = Bootstrap(60, 300)
+    tensors = ("last", "normed")
+    labels = {name: labelled(getattr(neighbours, name), bootstrap) for name in tensors}
+    found = measure_similarity(pairs, labels, GRID, bootstrap)
     return neighbours, {(each.tensor, each.by.definition): each for each in found}
 
 

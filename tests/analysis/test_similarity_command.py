@@ -44,9 +44,8 @@ def test_results_hold_every_definition_and_what_it_rests_on(folder):
     assert results["data"]["num_images"] == 70
     assert results["measured"]["similarity"]["quantities"].keys() >= {"auc", "median_outlier"}
     for model in results["models"]:
-        assert model["labels"] == "last"
         assert model["grid"] == [8, 8]
-        for tensor in ("last", "normed"):
+        for tensor in ("labels", "normed"):
             entry = row_of(model, tensor, "quantile_98")
             assert entry["share"]["interval"] is None  # by construction
             assert entry["num_outliers"]["value"] == pytest.approx(0.02 * 70 * 64, abs=1)
@@ -57,28 +56,31 @@ def test_results_hold_every_definition_and_what_it_rests_on(folder):
             assert 0 <= low <= entry["auc"]["value"] <= high <= 1
             assert entry["auc"]["n"] == 70
     planted, registers = results["models"]
-    assert row_of(planted, "last", "3_x_median")["num_outliers"]["value"] > 0
-    empty = row_of(registers, "last", "absolute_150")
+    assert row_of(planted, "labels", "group")["num_outliers"]["value"] > 0
+    empty = row_of(registers, "labels", "absolute_150")
     assert empty["num_outliers"]["value"] == 0
     assert "auc" not in empty
+    assert planted["labels"] == "strongest"
+    assert planted["where"] == "after block 1"
+    assert registers["labels"] == "last"
 
 
 def test_models_are_compared_and_files_are_there(folder):
     results = json.loads((folder / "results.json").read_text())
     (pair,) = results["comparisons"]
     assert (pair["from"], pair["to"], pair["paired"]) == ("planted", "registers", True)
-    first, second = (row_of(m, "last", "quantile_98")["auc"] for m in results["models"])
-    difference = pair["differences"]["similarity/last/quantile_98/auc"]
+    first, second = (row_of(m, "labels", "quantile_98")["auc"] for m in results["models"])
+    difference = pair["differences"]["similarity/labels/quantile_98/auc"]
     assert difference["value"] == pytest.approx(second["value"] - first["value"], abs=1e-12)
     assert difference["interval"][0] < difference["interval"][1]
-    assert "similarity/last/absolute_150/auc" not in pair["differences"]
+    assert "similarity/labels/absolute_150/auc" not in pair["differences"]
     names = [f[kind] for f in results["figures"] for kind in ("file", "vector")]
     names += [table["file"] for table in results["tables"]]
     for name in names:
         assert (folder / name).stat().st_size > 100
     with (folder / "similarity.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 2 * 5
+    assert len(rows) == 2 * 2 * 5 + 1  # and the group
     empty = [row for row in rows if row["num_outliers"] == "0"]
     assert empty
     assert all(row["auc"] == "" for row in empty)
@@ -110,6 +112,6 @@ def test_a_single_image_gives_numbers_without_intervals(
     )
     assert status == 0
     model = json.loads((tmp_path / "out" / "results.json").read_text())["models"][0]
-    entry = row_of(model, "last", "quantile_98")
+    entry = row_of(model, "labels", "quantile_98")
     assert entry["num_outliers"]["value"] == 2
     assert entry["auc"]["interval"] is None

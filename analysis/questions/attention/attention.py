@@ -15,8 +15,6 @@ from jaxtyping import Array, Float
 from regvit_jax.analysis.engine.columns import Columns
 from regvit_jax.analysis.engine.question import Keep
 from regvit_jax.analysis.engine.subjects import Images
-from regvit_jax.analysis.outliers.labels import LAST
-from regvit_jax.analysis.questions.attention.on_outliers import OutlierMass, outlier_masses
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate
 from regvit_jax.checkpoint import Params
 from regvit_jax.model import ViTTrace
@@ -26,20 +24,19 @@ from regvit_jax.tokens import TokenLayout
 MEASURES = {
     "entropy": "entropy of the attention on patches, in units of log n (1: even)",
     "largest_weight": "largest attention weight on one patch",
+    "largest_times_even": "largest attention on a patch, in units of even attention",
     "mass_cls": "share of the attention on CLS",
     "mass_registers": "share of the attention on the registers",
     "mass_patches": "share of the attention on the patches",
 }
-
-COMPARED_DEFINITION = "quantile_98"
-"""Definition of an outlier by which models are compared: as many patches of each."""
 
 
 def attention_rows(images: Images, preprocess: Preprocess, layer: int) -> Keep:
     """Keeps the measures of all blocks, and the head-averaged maps of one.
 
     Columns: each of `MEASURES`, (l, q); "similarity", (l, 2); "maps", (q, n), the attention on
-    patches in the block `layer`. For the small variant they are 5 kB an image on disk.
+    patches in the block `layer`; "received", (n), what each patch gets there. For the small variant
+    they are 6 kB an image on disk.
     """
 
     def reduce(trace: ViTTrace, layout: TokenLayout) -> dict[str, Array]:
@@ -47,9 +44,17 @@ def attention_rows(images: Images, preprocess: Preprocess, layer: int) -> Keep:
         mean = jnp.stack([row.mean(axis=1) for row in rows], axis=1)
         similarity = register_similarity(mean[..., layout.registers, layout.patches])
         maps = mean[:, layer, :, layout.patches]
-        return measures(mean, layout) | {"similarity": similarity, "maps": maps}
+        kept = {"similarity": similarity, "maps": maps}
+        return measures(mean, layout) | kept | {"received": received(trace, layout, layer)}
 
     return Keep(("attention", layer), images, preprocess, reduce)
+
+
+def received(trace: ViTTrace, layout: TokenLayout, layer: int) -> Float[Array, "b n"]:
+    """What every patch gets of the attention of all tokens, mean over queries and heads."""
+    block = trace.blocks[layer]
+    assert block is not None
+    return block.attn[..., layout.patches].mean(axis=(1, 2))
 
 
 def attention_maps(images: Images, preprocess: Preprocess, layer: int) -> Keep:
@@ -77,6 +82,7 @@ def measures(
     return {
         "entropy": entropy / max(np.log(layout.num_patches), 1e-12),
         "largest_weight": on_patches.max(axis=-1),
+        "largest_times_even": share.max(axis=-1) * layout.num_patches,
         "mass_cls": rows[..., layout.cls].sum(axis=-1),
         "mass_registers": rows[..., layout.registers].sum(axis=-1),
         "mass_patches": mass,
@@ -127,15 +133,12 @@ class AttentionSummary:
     """By block: cosine and centred cosine of the register maps; None below two registers."""
     register_embeddings: float | None
     """Mean pairwise cosine of the register embeddings."""
-    outlier_mass: dict[str, OutlierMass]
-    """By definition of an outlier: CLS's attention on them, in the chosen block."""
     average_map: np.ndarray
     """Average map of the chosen block, (q, gh, gw)."""
 
 
 def summarise_attention(
     rows: Columns,
-    norms: Columns,
     layout: TokenLayout,
     register_embeddings: float | None,
     bootstrap: Bootstrap,
@@ -144,7 +147,6 @@ def summarise_attention(
 
     Args:
       rows: What `attention_rows` keeps.
-      norms: What `patch_norms` keeps of the same images.
       layout: Of the tokens.
       register_embeddings: Mean pairwise cosine of the register embeddings.
       bootstrap: Of the images.
@@ -159,7 +161,6 @@ def summarise_attention(
         measures={name: _means(rows.read(name), bootstrap) for name in MEASURES},
         register_maps=similarity,
         register_embeddings=register_embeddings,
-        outlier_mass=outlier_masses(norms.read(LAST), cls_maps(rows), bootstrap),
         average_map=_average_map(rows).reshape(len(queries), *layout.grid),
     )
 
@@ -169,18 +170,14 @@ def cls_maps(rows: Columns) -> Float[np.ndarray, "n p"]:
     return np.array(rows.mapped("maps")[:, 0])
 
 
-def compared_features(
-    rows: Columns, masses: Float[np.ndarray, "n 2"], num_registers: int
-) -> dict[str, Float[np.ndarray, " n"]]:
-    """For every image: what models are compared by; all but the outliers' in the last block.
+def compared_features(rows: Columns, num_registers: int) -> dict[str, Float[np.ndarray, " n"]]:
+    """For every image: what models are compared by in the last block.
 
     Args:
       rows: What `attention_rows` keeps.
-      masses: CLS's attention on outliers and on all patches.
       num_registers: Two or more have maps that can be alike.
     """
     found = {f"cls_{name}": np.array(rows.mapped(name)[:, -1, 0]) for name in MEASURES}
-    found["cls_mass_outliers"] = masses[:, 0]
     if num_registers > 1:
         cosines = np.array(rows.mapped("similarity")[:, -1])
         found |= {"register_maps_cosine": cosines[:, 0]}

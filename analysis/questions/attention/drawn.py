@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Float
+
 from regvit_jax.analysis.engine.analysis import Asked, Drawn, Model
 from regvit_jax.analysis.engine.epochs import training_runs
+from regvit_jax.analysis.outliers.labels import USUAL, Marked
 from regvit_jax.analysis.plotting.epochs import Curves, curves_figure
-from regvit_jax.analysis.questions.attention.attention import (
-    COMPARED_DEFINITION,
-    AttentionSummary,
-)
+from regvit_jax.analysis.questions.attention.attention import AttentionSummary
 from regvit_jax.analysis.questions.attention.figures import (
     AttentionPanel,
     ShownAttention,
@@ -37,6 +38,9 @@ class Attended(NamedTuple):
     shown: list[ShownAttention]
     rolled: list[ShownAttention]
     """Attention rollout on the shown images, as maps of one head."""
+    marked: Marked
+    cls_maps: Float[np.ndarray, "n p"]
+    """Attention of CLS on every patch of all images."""
 
 
 def figures(models: Sequence[Model], asked: Asked) -> list[Drawn]:
@@ -150,7 +154,7 @@ def _training_figures(models: Sequence[Model]) -> list[Drawn]:
                 )
             )
     if runs:
-        curves = _curves([each.summary for each in found])
+        curves = _curves(models)
         drawn.append(
             Drawn(
                 "attention_over_training",
@@ -163,8 +167,9 @@ def _training_figures(models: Sequence[Model]) -> list[Drawn]:
     return drawn
 
 
-def _curves(summaries: Sequence[AttentionSummary]) -> list[Curves]:
+def _curves(models: Sequence[Model]) -> list[Curves]:
     """The numbers that are followed over training."""
+    summaries = [model.measured.drawn.summary for model in models]
 
     def cls(measure: str) -> dict[int, Estimate | None]:
         return {i: s.measures[measure][-1][0] for i, s in enumerate(summaries)}
@@ -175,7 +180,8 @@ def _curves(summaries: Sequence[AttentionSummary]) -> list[Curves]:
             for i, s in enumerate(summaries)
         }
 
-    outliers = {i: s.outlier_mass[COMPARED_DEFINITION].mass for i, s in enumerate(summaries)}
+    mass = ("attention_on_outliers", USUAL, "mass")
+    outliers = {i: model.estimates.get(mass) for i, model in enumerate(models)}
     panels = [
         Curves("cosine of the\nregisters' maps", 1.0, maps(0)),
         Curves("centred cosine of\nthe registers' maps", 1.0, maps(1)),

@@ -3,13 +3,13 @@
 import dataclasses
 from typing import ClassVar, Literal
 
-from regvit_jax.analysis.options import ImageOptions
+from regvit_jax.analysis.options import LabelOptions
 
 HeadChoice = Literal["both", "mean", "each"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AttentionOptions(ImageOptions):
+class AttentionOptions(LabelOptions):
     """Where do CLS and the registers look?"""
 
     rank: ClassVar[int] = 2

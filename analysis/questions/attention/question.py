@@ -1,6 +1,6 @@
 """Where do CLS and the registers look? What is kept and measured for it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,16 +11,27 @@ from regvit_jax.analysis.engine.analysis import (
     Key,
     Lead,
     Measured,
+    Model,
     Number,
     Quantity,
     Table,
     open_asked,
+    paired,
 )
 from regvit_jax.analysis.engine.question import Keep, Kept, shown_pixels
 from regvit_jax.analysis.engine.subjects import Subject, choose_shown
-from regvit_jax.analysis.outliers.labels import LAST, labelled, patch_norms
+from regvit_jax.analysis.outliers.labels import (
+    GROUP,
+    USUAL,
+    WORDS,
+    Labels,
+    Marked,
+    by_one_cut,
+    find_labels,
+    label_norms,
+)
+from regvit_jax.analysis.outliers.streams import NormColumns
 from regvit_jax.analysis.questions.attention.attention import (
-    COMPARED_DEFINITION,
     MEASURES,
     AttentionSummary,
     attention_maps,
@@ -32,19 +43,20 @@ from regvit_jax.analysis.questions.attention.attention import (
 )
 from regvit_jax.analysis.questions.attention.drawn import Attended, figures
 from regvit_jax.analysis.questions.attention.figures import ShownAttention
-from regvit_jax.analysis.questions.attention.on_outliers import masses, outlier_part
+from regvit_jax.analysis.questions.attention.on_outliers import outlier_masses
 from regvit_jax.analysis.questions.attention.options import AttentionOptions
 from regvit_jax.analysis.questions.attention.rollout import rollout_maps
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate
 from regvit_jax.tokens import resolve_layers
 
 CLS = "CLS"
+NO_SHARES = ("entropy", "largest_times_even")
 LAST_BLOCK = Table(
     "attention_last_block",
     "Where attention goes in the last block",
     ("query",),
     {
-        name: Quantity(title, name != "entropy", is_compared=True)
+        name: Quantity(title, name not in NO_SHARES, is_compared=True)
         for name, title in MEASURES.items()
     },
     on_page=True,
@@ -53,7 +65,7 @@ BY_LAYER = Table(
     "attention_by_layer",
     "Attention by block and query",
     ("block", "query"),
-    {name: Quantity(title, name != "entropy") for name, title in MEASURES.items()},
+    {name: Quantity(title, name not in NO_SHARES) for name, title in MEASURES.items()},
 )
 ON_OUTLIERS = Table(
     "attention_on_outliers",
@@ -66,6 +78,22 @@ ON_OUTLIERS = Table(
         "share_of_patch_mass": Quantity(
             "outliers' part of the attention of CLS on patches", is_share=True, is_compared=True
         ),
+        "times_even": Quantity("attention of CLS on an outlier / on a patch", is_compared=True),
+        "received_times_even": Quantity(
+            "attention of all tokens on an outlier / on a patch", is_compared=True
+        ),
+    },
+    on_page=True,
+    words=WORDS,
+)
+BY_ONE_CUT = Table(
+    "attention_by_one_cut",
+    "Attention of CLS on outliers by the cut of the model with fewer registers",
+    (),
+    {
+        "share_of_patch_mass": Quantity(
+            "outliers' part of the attention of CLS on patches, by one cut", is_share=True
+        )
     },
 )
 REGISTERS_BY_LAYER = Table(
@@ -119,7 +147,7 @@ def keeps(subject: Subject, asked: Asked) -> dict[str, Keep]:
     shown = choose_shown(asked.options, images.source, images.indices)
     return {
         "rows": attention_rows(images, preprocess, layer),
-        "norms": patch_norms(images, preprocess),
+        "norms": label_norms(subject, images, asked.options),
         "maps": attention_maps(images.only(shown), preprocess, layer),
         "shown": shown_pixels(images, preprocess, shown),
     }
@@ -128,14 +156,12 @@ def keeps(subject: Subject, asked: Asked) -> dict[str, Keep]:
 def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
     """Where attention goes, block by block, and how much of CLS's outliers get."""
     model, params = subject.load(asked.options.seed)
-    layout, rows, norms = model.layout((1, *subject.preprocess.shape)), kept["rows"], kept["norms"]
-    bootstrap = asked.bootstrap(rows.num_rows)
-    summary = summarise_attention(rows, norms, layout, embedding_similarity(params), bootstrap)
-    numbers = _numbers(summary)
-    by = {by.definition: by for by in labelled(norms.read(LAST), bootstrap)}[COMPARED_DEFINITION]
-    numbers |= _compared(
-        rows, masses(by.is_outlier, cls_maps(rows)), layout.num_registers, bootstrap
-    )
+    rows, norms = kept["rows"], NormColumns.of(subject, kept["norms"])
+    layout, bootstrap = norms.layout, asked.bootstrap(rows.num_rows)
+    labels = find_labels(norms, bootstrap, asked.options)
+    summary = summarise_attention(rows, layout, embedding_similarity(params), bootstrap)
+    numbers = _numbers(summary) | _compared(rows, layout.num_registers, bootstrap)
+    numbers |= _on_outliers(labels, cls_maps(rows), rows.read("received"), bootstrap)
     pixels, names = (
         kept["shown"].read("pixels"),
         map(asked.images.named, kept["shown"].indices.tolist()),
@@ -156,9 +182,18 @@ def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
             "queries": summary.queries,
             "average_map": summary.average_map,
             "arrays": arrays,
+            **labels.facts,
         },
         {arrays: _arrays(summary, shown, rolled, layer)},
-        drawn=Attended(_in_words(layer, subject.config.depth - 1), summary, shown, rolled),
+        remarks=[labels.remark],
+        drawn=Attended(
+            _in_words(layer, subject.config.depth - 1),
+            summary,
+            shown,
+            rolled,
+            Marked(norms, labels),
+            cls_maps(rows),
+        ),
     )
 
 
@@ -176,28 +211,53 @@ def _numbers(summary: AttentionSummary) -> dict[Key, Number]:
     for block, cosines in enumerate(summary.register_maps or ()):
         for name, estimate in zip(REGISTERS_BY_LAYER.quantities, cosines, strict=True):
             numbers[REGISTERS_BY_LAYER.name, str(block), name] = estimate
-    for definition, mass in summary.outlier_mass.items():
-        found = mass._asdict() | {"cut": Estimate(mass.cut, summary.num_images)}
-        for name, estimate in found.items():
-            if estimate is not None:
-                numbers[ON_OUTLIERS.name, definition, name] = estimate
     if summary.register_embeddings is not None:
         numbers[REGISTERS.name, "embedding_cosine"] = Estimate(summary.register_embeddings, 0)
     return numbers
 
 
-def _compared(rows, on_outliers, num_registers: int, bootstrap: Bootstrap) -> dict[Key, Number]:
+def _compared(rows, num_registers: int, bootstrap: Bootstrap) -> dict[Key, Number]:
     """What models are compared by, with its resamples: CLS in the last block."""
-    features = compared_features(rows, on_outliers, num_registers)
+    features = compared_features(rows, num_registers)
     keys: dict[str, Key] = {f"cls_{name}": (LAST_BLOCK.name, CLS, name) for name in MEASURES}
-    keys["cls_mass_outliers"] = (ON_OUTLIERS.name, COMPARED_DEFINITION, "mass")
     keys |= {f"register_maps_{name}": (REGISTERS.name, name) for name in REGISTERS.quantities}
     columns = np.stack(list(features.values()), axis=1)
     resampled = bootstrap.resampled(columns, lambda means: means)
-    found: dict[Key, Number] = dict(zip((keys[name] for name in features), resampled, strict=True))
-    if on_outliers[:, 1].any():
-        key = (ON_OUTLIERS.name, COMPARED_DEFINITION, "share_of_patch_mass")
-        found[key] = bootstrap.resampled(on_outliers, outlier_part)[0]
+    return dict(zip((keys[name] for name in features), resampled, strict=True))
+
+
+def _on_outliers(labels: Labels, maps, received, bootstrap: Bootstrap) -> dict[Key, Number]:
+    """CLS's attention, and that of all tokens, on the outliers of every definition."""
+    numbers: dict[Key, Number] = {}
+    for definition, by in labels.by.items():
+        found: dict[str, Number] = dict(outlier_masses(by.is_outlier, maps, bootstrap))
+        if (
+            times := outlier_masses(by.is_outlier, received, bootstrap).get("times_even")
+        ) is not None:
+            found["received_times_even"] = times
+        found |= {"cut": by.numbers["cut"], "share_of_patches": by.share}
+        numbers |= {(ON_OUTLIERS.name, definition, name): x for name, x in found.items()}
+    return numbers
+
+
+def differences(
+    analysis: Analysis, first: Model, other: Model, asked: Asked
+) -> Mapping[Key, Estimate]:
+    """All that is compared; and the attention on the outliers of both by one cut."""
+    found, (one, two) = (
+        paired(analysis, first, other, asked),
+        (first.measured.drawn, other.measured.drawn),
+    )
+    if (masks := by_one_cut(one.marked, two.marked)) is None:
+        return found
+    bootstrap, name = asked.bootstrap(other.num_images), "share_of_patch_mass"
+    parts = (
+        outlier_masses(mask, drawn.cls_maps, bootstrap).get(name)
+        for mask, drawn in zip(masks, (one, two), strict=True)
+    )
+    before, after = parts
+    if before is not None and after is not None:
+        found[BY_ONE_CUT.name, name] = bootstrap.difference(before, after)
     return found
 
 
@@ -227,9 +287,14 @@ def lead(options: AttentionOptions) -> list[Lead]:
         Lead((LAST_BLOCK.name, CLS, "mass_registers"), "attention of CLS on the registers"),
         Lead((LAST_BLOCK.name, CLS, "largest_weight"), "largest attention of CLS on a patch"),
         Lead((LAST_BLOCK.name, CLS, "entropy"), "entropy of CLS's map (1: even)"),
+        *(
+            Lead((ON_OUTLIERS.name, name, quantity), f"attention of CLS on {title}")
+            for name, words in ((GROUP, "the outliers found"), (USUAL, "the 2 % of largest norm"))
+            for quantity, title in (("mass", words), ("times_even", f"{words} / even attention"))
+        ),
         Lead(
-            (ON_OUTLIERS.name, COMPARED_DEFINITION, "mass"),
-            "attention of CLS on outlier patches (98 %)",
+            (BY_ONE_CUT.name, "share_of_patch_mass"),
+            "outliers' part of the attention of CLS on patches, by one cut",
         ),
         Lead((REGISTERS.name, "cosine"), "cosine of the registers' maps"),
     ]
@@ -244,11 +309,12 @@ ANALYSIS = Analysis(
         *("attention_cls", "attention_maps", "attention_rollout", "attention_heads"),
         "attention_evolution",
     ),
-    tables=(LAST_BLOCK, BY_LAYER, ON_OUTLIERS, REGISTERS, REGISTERS_BY_LAYER),
+    tables=(LAST_BLOCK, BY_LAYER, ON_OUTLIERS, BY_ONE_CUT, REGISTERS, REGISTERS_BY_LAYER),
     keeps=keeps,
     measure=measure,
     lead=lead,
     figures=figures,
     ask=ask,
+    differences=differences,
     options=AttentionOptions,
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from regvit_jax.analysis.discovery.features import patch_features
 from regvit_jax.analysis.discovery.lost import Lost, centred, lost
@@ -30,18 +30,20 @@ def kept_boxes(
     """Keeps the boxes in images of one shape.
 
     Columns: "boxes", (s, 4), as (x0, y0, x1, y1), half-open, in patches; "seeds", (s), patches;
-    "in_mask", (s), whether the seed is in its mask.
+    "in_mask", (s), whether the seed is in its mask; "attended", the patch to which CLS attends most
+    in the last block, mean over the heads; -1 without CLS.
     """
 
     def reduce(trace: ViTTrace, layout: TokenLayout) -> dict[str, Array]:
         found = _lost(trace, layout, settings, centre_features, k)
-        return {
+        boxes = {
             name: jnp.stack([getattr(one, name) for one in found], axis=1)
             for name in ("boxes", "seeds", "in_mask")
         }
+        return boxes | {"attended": _most_attended(trace, layout)}
 
     key = ("lost", tuple(settings), centre_features, k)
-    blocks = tuple(setting.layer for setting in settings)
+    blocks = (*(setting.layer for setting in settings), -1)
     return Keep(key, images, preprocess, reduce, blocks=blocks, is_needed=False)
 
 
@@ -67,6 +69,15 @@ def kept_masks(
 
     key, blocks = ("lost masks", *first, centre_features, k), (first[0].layer,)
     return Keep(key, images, preprocess, reduce, columns, blocks=blocks, is_needed=False)
+
+
+def _most_attended(trace: ViTTrace, layout: TokenLayout) -> Int[Array, " b"]:
+    last = trace.blocks[-1]
+    assert last is not None
+    if not layout.has_cls:
+        return jnp.full(last.attn.shape[0], -1)
+    maps = layout.special(last.attn)[:, :, 0, layout.patches].mean(axis=1)
+    return maps.argmax(axis=-1)
 
 
 def _lost(

@@ -4,14 +4,14 @@ import dataclasses
 import math
 from typing import ClassVar, Literal
 
-from regvit_jax.analysis.options import ImageOptions
+from regvit_jax.analysis.options import LabelOptions
 from regvit_jax.errors import InputError
 
 Feature = Literal["query", "key", "value"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LostOptions(ImageOptions):
+class LostOptions(LabelOptions):
     """Unsupervised object discovery from patch similarity (LOST): one box per image.
 
     --feature, --layer and --gram-bias take several values: every combination is measured in the

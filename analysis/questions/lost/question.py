@@ -37,6 +37,7 @@ from regvit_jax.analysis.engine.analysis import (
 )
 from regvit_jax.analysis.engine.question import Keep, Kept
 from regvit_jax.analysis.engine.subjects import Images, Subject, choose_shown, open_images
+from regvit_jax.analysis.outliers.labels import label_norms
 from regvit_jax.analysis.questions.lost.boxes import kept_boxes, kept_masks
 from regvit_jax.analysis.questions.lost.figures import BoxPanel, boxes_figure, corloc_figure
 from regvit_jax.analysis.questions.lost.found import Found, found_boxes
@@ -89,6 +90,21 @@ AGAINST = Table(
         "only_lost": Quantity("images that LOST alone finds"),
         "p_value": Quantity("McNemar's exact test, p"),
     },
+)
+
+
+SEEDS = Table(
+    "lost_outliers",
+    "Outliers, and what CLS looks at",
+    (),
+    {
+        "seed_is_outlier": Quantity("images whose seed is an outlier", is_share=True),
+        "outliers": Quantity("patches that are outliers", is_share=True),
+        "points_at_object": Quantity(
+            "images whose patch most attended by CLS lies in an object", is_share=True
+        ),
+    },
+    on_page=True,
 )
 
 
@@ -159,7 +175,10 @@ def keeps(subject: Subject, asked: Asked) -> dict[str, Keep]:
     found = {}
     for place, (preprocess, indices) in enumerate(shape_groups(subject, images, rules).items()):
         given = (preprocess, settings, rules.centre_features, asked.options.k)
-        found[f"boxes {place}"] = kept_boxes(asked.images.only(indices), *given)
+        of_shape = asked.images.only(indices)
+        found[f"boxes {place}"] = kept_boxes(of_shape, *given)
+        norms = label_norms(subject, of_shape, asked.options, preprocess)
+        found[f"norms {place}"] = dataclasses.replace(norms, is_needed=False)
         drawn: Images = asked.images.only(np.intersect1d(indices, shown))
         if len(drawn.indices):
             found[f"shown {place}"] = kept_masks(drawn, *given)
@@ -168,9 +187,8 @@ def keeps(subject: Subject, asked: Asked) -> dict[str, Keep]:
 
 def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
     """How often boxes find an object, by setting, and against boxes that look at nothing."""
-    rules, images = asked.about
-    settings = settings_of(subject, asked.options, rules)
-    found = found_boxes(subject, kept, settings, rules, images)
+    settings = settings_of(subject, asked.options, asked.about.rules)
+    found = found_boxes(subject, kept, settings, asked)
     numbers: dict[Key, Number] = {}
     for place, setting in enumerate(settings):
         scores = _scores(found, place, asked)
@@ -178,7 +196,7 @@ def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
         numbers |= {(*key, name): number for name, number in scores.items()}
         if not place:
             numbers |= {(LOST.name, name): number for name, number in scores.items()}
-    numbers |= _against_baselines(found, asked)
+    numbers |= _against_baselines(found, asked) | _outlier_numbers(found, asked)
     several = len(asked.options.checkpoint) > 1
     file = f"predictions_{subject.slug}.json" if several else "predictions.json"
     names = asked.images.source.file_names
@@ -188,8 +206,24 @@ def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
     }
     facts = settings[0]._asdict() | {"feature_rule": FEATURE_RULE, "predictions": file}
     return Measured(
-        *(len(found.indices), numbers, facts), documents={file: predictions}, drawn=found
+        *(len(found.indices), numbers, facts),
+        documents={file: predictions},
+        remarks=[found.remark],
+        drawn=found,
     )
+
+
+def _outlier_numbers(found: Found, asked: Asked) -> dict[Key, Number]:
+    """Whether seeds are outliers, and whether the most attended patch lies in an object."""
+    bootstrap = asked.bootstrap(len(found.indices))
+    numbers: dict[Key, Number] = {
+        (SEEDS.name, "seed_is_outlier"): bootstrap.share(found.is_outlier.astype(float)),
+        (SEEDS.name, "outliers"): bootstrap.share(found.outlier_share),
+    }
+    hits = found.points_at[np.isfinite(found.points_at)]
+    if len(hits):
+        numbers[SEEDS.name, "points_at_object"] = asked.bootstrap(len(hits)).share(hits)
+    return numbers
 
 
 def _scores(found: Found, place: int, asked: Asked) -> dict[str, Number]:
@@ -234,6 +268,10 @@ def differences(
     count = int(both.sum())
     result = compare(one.ious[both, 0], two.ious[both, 0], asked.bootstrap(count))
     found = {(LOST.name, name): value for name, value in result["differences"].items()}
+    points = two.points_at - one.points_at
+    if (known := np.isfinite(points)).any():
+        bootstrap = asked.bootstrap(int(known.sum()))
+        found[SEEDS.name, "points_at_object"] = bootstrap.mean(points[known])
     return found | {("mcnemar", k): Estimate(v, count) for k, v in result["mcnemar"].items()}
 
 
@@ -274,6 +312,8 @@ def lead(options: LostOptions) -> list[Lead]:
     return [
         Lead((LOST.name, "corloc"), "LOST: CorLoc"),
         Lead((LOST.name, "best_iou"), "LOST: best overlap"),
+        Lead((SEEDS.name, "seed_is_outlier"), "LOST: seeds that are outliers"),
+        Lead((SEEDS.name, "points_at_object"), "most attended patch lies in an object"),
     ]
 
 
@@ -358,7 +398,7 @@ ANALYSIS = Analysis(
     text="One box per image, from patch similarity alone. Where registers keep "
     "features smooth, boxes should overlap objects more often.",
     per_image=("lost_boxes",),
-    tables=(LOST, SETTINGS, AGAINST),
+    tables=(LOST, SEEDS, SETTINGS, AGAINST),
     keeps=keeps,
     measure=measure,
     lead=lead,

@@ -9,6 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from regvit_jax.analysis.options import LAST
+from regvit_jax.analysis.outliers.labels import GROUP
+from regvit_jax.analysis.outliers.streams import NORMED
 from regvit_jax.analysis.plotting import (
     LINE_STYLES,
     is_leftmost,
@@ -22,9 +25,9 @@ from regvit_jax.analysis.plotting import (
     show_map,
     styled,
 )
-from regvit_jax.analysis.plotting.palette import GREEN, ORANGE, PURPLE, SERIES, VERMILION
+from regvit_jax.analysis.plotting.palette import BLACK, GREEN, ORANGE, PURPLE, SERIES, VERMILION
 from regvit_jax.analysis.plotting.tokens import CLS, PATCHES, REGISTERS
-from regvit_jax.analysis.questions.norms.norms import NORMED, NormSummary
+from regvit_jax.analysis.questions.norms.norms import NormSummary
 
 NUM_OUTLINED = 5
 
@@ -35,6 +38,7 @@ _BANDS = (
 )
 
 _CUT_STYLES = {
+    GROUP: ("the group found", BLACK, "-"),
     "quantile_98": ("98 % quantile (always 2 %)", GREEN, ":"),
     "quantile_99_5": ("99.5 % quantile (always 0.5 %)", GREEN, "--"),
     "mean_plus_3sd": ("mean + 3 sd", ORANGE, "-."),
@@ -127,11 +131,11 @@ def _draw_histogram(axis: Axes, panel: NormPanel, limits: tuple[float, float]) -
     axis.set_ylim(bottom=0.7)
     axis.set_xlim(*limits)
     _plain_log_ticks(axis.xaxis)
-    for name, cut in summary.thresholds["last"].items():
-        label, color, style = _CUT_STYLES[name]
+    for name, by in summary.by[LAST].items():
+        cut, (label, color, style) = by.cut, _CUT_STYLES[name]
         if limits[0] < cut / median < limits[1]:
             axis.axvline(cut / median, color=color, ls=style, lw=1.4, label=label)
-    answer = summary.verdict.answer
+    answer = summary.answer
     axis.set_title(
         f"{panel.title}\noutliers: {answer}\nmedian norm {median:.3g}, "
         f"n = {summary.num_images} images x {summary.num_patches}",
@@ -184,7 +188,8 @@ def positions_figure(panels: Sequence[NormPanel]) -> Figure:
             summary = panel.summary
             drawn = show_map(axis, summary.map * 100, (0.0, limit))
             axis.set_title(
-                f"{_wrap(panel.title)}\nnorm > {summary.drawn_cut / _median(summary):.2g} x median",
+                f"{_wrap(panel.title)}\nnorm > {summary.drawn_ratio:.2g} x median\n"
+                f"{summary.labels.where}",
                 fontsize=8,
             )
         bar = figure.colorbar(drawn, ax=maps, shrink=0.9)
@@ -204,7 +209,7 @@ def _draw_emergence(axis: Axes, panels: Sequence[NormPanel]) -> None:
     axis.set_ylim(-3, 103)
     axis.set_xlabel("blocks passed (half a block: its attention only)")
     axis.set_ylabel("already as far from\nthe median there (%)")
-    axis.set_title("Patches that are large after the last block", loc="left")
+    axis.set_title("Patches that are large there", loc="left")
     axis.legend(loc="best")
     longest = max(len(panel.summary.verdicts) for panel in panels)
     axis.set_xticks(np.arange(longest)[:: max(1, longest // 12)])
@@ -264,7 +269,7 @@ def _plain_log_ticks(axis) -> None:
 
 
 def _median(summary: NormSummary) -> float:
-    return summary.thresholds["last"]["3_x_median"] / 3
+    return summary.median
 
 
 def _largest(values) -> list[tuple[int, int]]:

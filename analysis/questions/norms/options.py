@@ -3,11 +3,11 @@
 import dataclasses
 from typing import ClassVar
 
-from regvit_jax.analysis.options import ImageOptions
+from regvit_jax.analysis.options import LabelOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NormsOptions(ImageOptions):
+class NormsOptions(LabelOptions):
     """How large is each token in each layer, and are there outliers among the patches?"""
 
     rank: ClassVar[int] = 1

@@ -1,6 +1,6 @@
 """How large is each token in each layer? What is kept, measured and drawn for it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,20 +17,28 @@ from regvit_jax.analysis.engine.analysis import (
     Quantity,
     Table,
     Told,
+    paired,
 )
 from regvit_jax.analysis.engine.epochs import training_runs
 from regvit_jax.analysis.engine.question import Keep, Kept, shown_pixels
 from regvit_jax.analysis.engine.subjects import Subject, choose_shown
+from regvit_jax.analysis.options import LAST
 from regvit_jax.analysis.outliers.definitions import is_tautological
 from regvit_jax.analysis.outliers.labels import (
+    GROUP,
     LABEL_QUANTITIES,
-    LAST,
+    STRONGEST,
     TENSOR_LABELS,
     WORDS,
-    labelled,
+    Marked,
+    by_one_cut,
+    find_labels,
+    label_norms,
 )
+from regvit_jax.analysis.outliers.streams import NormColumns
 from regvit_jax.analysis.outliers.verdict import Verdict
 from regvit_jax.analysis.plotting.epochs import Curves, curves_figure
+from regvit_jax.analysis.questions.norms.closer import CLOSER, Closer, look_closer
 from regvit_jax.analysis.questions.norms.figures import (
     NormPanel,
     ShownImage,
@@ -42,15 +50,12 @@ from regvit_jax.analysis.questions.norms.figures import (
 )
 from regvit_jax.analysis.questions.norms.norms import (
     QUANTILES,
-    NormColumns,
     NormSummary,
     creator,
-    kept_norms,
     summarise,
 )
 from regvit_jax.analysis.questions.norms.options import NormsOptions
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate
-from regvit_jax.model import DeiT3
 
 BY_LAYER = Table(
     "norms_by_layer",
@@ -110,10 +115,19 @@ EXTREMES = Table(
 )
 
 
+BY_ONE_CUT = Table(
+    "outliers_by_one_cut",
+    "Outliers by the cut of the model with fewer registers",
+    (),
+    {"share": Quantity("patches that are outliers, by one cut", is_share=True)},
+)
+
+
 class Summarised(NamedTuple):
-    """What figures are drawn from."""
+    """What figures and differences are made of."""
 
     summary: NormSummary
+    marked: Marked
     maps: dict[str, tuple[np.ndarray, np.ndarray]]
     """Pixels and norm map (in medians) of the shown images, by name."""
 
@@ -123,25 +137,28 @@ def keeps(subject: Subject, asked: Asked) -> dict[str, Keep]:
     images = asked.images
     shown = choose_shown(asked.options, images.source, images.indices)
     return {
-        "norms": Keep(("norms",), images, subject.preprocess, kept_norms),
+        "norms": label_norms(subject, images, asked.options),
         "shown": shown_pixels(images, subject.preprocess, shown),
     }
 
 
 def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
     """Norms by layer, outliers by definition, and the verdict."""
-    layout = DeiT3(subject.config).layout((1, *subject.preprocess.shape))
-    norms = NormColumns(kept["norms"], subject.config.depth + 2, layout)
-    bootstrap = asked.bootstrap(norms.num_images)
-    summary = summarise(norms, bootstrap)
+    norms = NormColumns.of(subject, kept["norms"])
+    layout, bootstrap = norms.layout, asked.bootstrap(norms.num_images)
+    labels = find_labels(norms, bootstrap, asked.options)
+    summary = summarise(norms, labels, bootstrap)
     numbers: dict[Key, Number] = {
         (BY_LAYER.name, row.layer, row.kind, name): estimate
         for row in summary.layers
         for name, estimate in row.values.items()
     }
-    numbers |= _outlier_numbers(norms, bootstrap)
+    numbers |= _outlier_numbers(summary, bootstrap)
     numbers |= _test_numbers(summary)
     numbers |= _extreme_numbers(norms, summary, bootstrap)
+    closer = None if subject.is_twin else look_closer(subject, norms, labels, kept, asked)
+    if closer is not None:
+        numbers |= {(CLOSER.name, name): number for name, number in closer.numbers.items()}
     last, shown = norms.patches(-2), kept["shown"]
     median, rows = np.median(last), np.searchsorted(kept["norms"].indices, shown.indices)
     maps = {
@@ -150,28 +167,28 @@ def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
             shown.indices.tolist(), rows, shown.read("pixels"), strict=True
         )
     }
-    verdict = (summary.verdict.answer, summary.verdict.reason)
+    verdict = (labels.verdict.answer, labels.verdict.reason)
     return Measured(
-        *(norms.num_images, numbers, _facts(summary)),
+        *(norms.num_images, numbers, _facts(summary, closer)),
         verdict=verdict,
-        remarks=_remarks(summary),
-        drawn=Summarised(summary, maps),
+        remarks=_remarks(summary, closer),
+        drawn=Summarised(summary, Marked(norms, labels), maps),
     )
 
 
-def _outlier_numbers(norms: NormColumns, bootstrap: Bootstrap) -> dict[Key, Number]:
+def _outlier_numbers(summary: NormSummary, bootstrap: Bootstrap) -> dict[Key, Number]:
     """The outliers of every definition, by tensor."""
     numbers: dict[Key, Number] = {}
-    for tensor, index in (("last", -2), ("normed", -1)):
-        for by in labelled(norms.patches(index), bootstrap):
+    for tensor, by_definition in summary.by.items():
+        for by in by_definition.values():
             place = (OUTLIERS.name, tensor, by.definition)
             numbers |= {(*place, name): number for name, number in by.numbers.items()}
-            if tensor == LAST and not is_tautological(by.definition):
+            if not is_tautological(by.definition):
                 shares = by.is_outlier.mean(axis=1)[:, None]
                 resampled = bootstrap.resampled(shares, lambda means: means)[0]
                 numbers[*place, "share"] = Told(by.share, resampled)
-            per_image = by.share.value * norms.layout.num_patches
-            numbers[*place, "per_image"] = Estimate(per_image, norms.num_images)
+            per_image = by.share.value * summary.num_patches
+            numbers[*place, "per_image"] = Estimate(per_image, summary.num_images)
     return numbers
 
 
@@ -198,39 +215,81 @@ def _extreme_numbers(
     return {(EXTREMES.name, name): number for name, number in numbers.items()}
 
 
-def _facts(summary: NormSummary) -> dict[str, Any]:
+def _facts(summary: NormSummary, closer: Closer | None) -> dict[str, Any]:
     return {
         "grid": summary.grid,
-        "group": None if summary.group is None else summary.group._asdict(),
-        "strongest_layer": summary.verdict.strongest,
+        "group": None if summary.labels.group is None else summary.labels.group._asdict(),
+        "strongest_layer": summary.labels.verdict.strongest,
         "verdict_by_layer": [
             {"answer": v.answer, "reason": v.reason, "group": _group(v)} for v in summary.verdicts
         ],
         "emergence": summary.emergence,
         "origin": summary.origin and [stage._asdict() for stage in summary.origin],
         "map_of_the_smallest": summary.low_tail.map_q02,
-        "outlier_map": {"cut": summary.drawn_cut, "share_of_images": summary.map},
+        **_control_facts(closer),
+        "outlier_map": {"cut_ratio": summary.drawn_ratio, "share_of_images": summary.map},
+        **{k: v for k, v in summary.labels.facts.items() if k not in ("outliers", "labels")},
     }
+
+
+def _control_facts(closer: Closer | None) -> dict[str, Any]:
+    if closer is None:
+        return {}
+    control = None if closer.control is None else closer.control._asdict()
+    return {"planted_control": control, "commonest_channels": closer.channels}
 
 
 def _group(verdict: Verdict) -> dict[str, Any] | None:
     return None if verdict.group is None else verdict.group._asdict()
 
 
-def _remarks(summary: NormSummary) -> list[str]:
-    if summary.verdict.answer != "found" or summary.origin is None:
-        return []
+def _remarks(summary: NormSummary, closer: Closer | None) -> list[str]:
+    remarks = [summary.labels.remark]
+    if closer is not None and closer.control is not None:
+        remarks.append(closer.control.sentence)
+    if summary.labels.group is None or summary.origin is None:
+        return remarks
     made = creator(summary.origin)
     words = {"attention": "attention", "mlp": "MLP"}[made.sublayer]
-    return [f"Most become large in the {words} of block {made.block} (from 0)."]
+    return [*remarks, f"Most become large in the {words} of block {made.block} (from 0)."]
+
+
+def differences(
+    analysis: Analysis, first: Model, other: Model, asked: Asked
+) -> Mapping[Key, Estimate]:
+    """All that is compared; and the share of outliers in both by one cut."""
+    found = paired(analysis, first, other, asked)
+    masks = by_one_cut(first.measured.drawn.marked, other.measured.drawn.marked)
+    if masks is not None:
+        one, two = (mask.mean(axis=1, dtype=np.float64) for mask in masks)
+        found[BY_ONE_CUT.name, "share"] = asked.bootstrap(len(one)).mean(two - one)
+    return found
+
+
+def facts(models: Sequence[Model], asked: Asked) -> dict[str, Any]:
+    """What the untrained control says."""
+    del asked
+    twins = [model for model in models if model.subject.is_twin]
+    if not twins:
+        return {"remarks": ["No untrained model was measured as a control (--twin)."]}
+    found = [m.subject.label for m in twins if m.measured.drawn.summary.answer == "found"]
+    if found:
+        words = f"outliers are found in {', '.join(found)}: they are no effect of training."
+        return {"remarks": [f"The untrained control: {words}"]}
+    return {"remarks": ["The untrained control: no outliers are found, as it should be."]}
 
 
 def lead(options: NormsOptions) -> list[Lead]:
     """Patches above the fixed thresholds, and the tail's extent."""
     del options
     return [
+        *(
+            Lead((OUTLIERS.name, tensor, GROUP, "share"), f"outliers found {TENSOR_LABELS[tensor]}")
+            for tensor in (LAST, STRONGEST)
+        ),
         Lead((OUTLIERS.name, LAST, "3_x_median", "share"), "patches above 3 x the median norm"),
         Lead((OUTLIERS.name, LAST, "mean_plus_3sd", "share"), "patches above mean + 3 sd"),
+        Lead((BY_ONE_CUT.name, "share"), "patches that are outliers, by one cut"),
         Lead((TESTS.name, LAST, "max_over_median"), "largest norm / median"),
         Lead((EXTREMES.name, "share_below_third"), "patches below a third of the median norm"),
         Lead((TESTS.name, LAST, "excess_kurtosis"), "excess kurtosis of the norms"),
@@ -282,9 +341,10 @@ def figures(models: Sequence[Model], asked: Asked) -> list[Drawn]:
             Drawn(
                 "norm_positions",
                 "Where and when large norms appear",
-                "Above: share of images whose patch at this place has a large norm. Below: share "
-                "of these patches that are as far from the median earlier; half a block is between "
-                "its attention and its MLP.",
+                "Above: share of images whose patch at this place has a large norm, in the layer "
+                "where outliers are furthest out (after the last block where none are found). "
+                "Below: share of these patches that are as far from the median of their image in "
+                "each layer; half a block is between its attention and its MLP.",
                 positions_figure(large),
             )
         )
@@ -300,7 +360,7 @@ def _map_figures(checkpoints: Sequence[Model]) -> list[Drawn]:
     if not images:
         return []
     titles = [model.subject.title for model in checkpoints]
-    figure = maps_figure(images, titles, [each.summary.verdict.answer for each in found])
+    figure = maps_figure(images, titles, [each.summary.answer for each in found])
     caption = "Norms of the patches after the last block, all panels on one scale."
     return [Drawn("norm_maps", "Norm maps", caption, figure)]
 
@@ -316,8 +376,12 @@ def _training_figures(models: Sequence[Model]) -> list[Drawn]:
         return Curves(title, scale, {i: value(summary) for i, summary in enumerate(summaries)})
 
     panels = [
-        curves("patches above 3 x\nthe median (%)", 100.0, lambda s: s.shares[LAST]["3_x_median"]),
-        curves("patches above\nmean + 3 sd (%)", 100.0, lambda s: s.shares[LAST]["mean_plus_3sd"]),
+        curves(
+            "patches above 3 x\nthe median (%)", 100.0, lambda s: s.by[LAST]["3_x_median"].share
+        ),
+        curves(
+            "patches above\nmean + 3 sd (%)", 100.0, lambda s: s.by[LAST]["mean_plus_3sd"].share
+        ),
         curves("largest norm /\nmedian", 1.0, lambda s: s.tests[LAST]["max_over_median"]),
         curves("outlier tokens found\n(share of patches, %)", 100.0, _found_share),
     ]
@@ -334,8 +398,8 @@ def _training_figures(models: Sequence[Model]) -> list[Drawn]:
 
 
 def _found_share(summary: NormSummary) -> Estimate:
-    if summary.group is not None:
-        return summary.group.share
+    if summary.labels.group is not None:
+        return summary.labels.led.share
     return Estimate(0.0, summary.num_images)
 
 
@@ -347,11 +411,13 @@ ANALYSIS = Analysis(
     "from it by a valley, and further out than the pixels alone put them.",
     verdict="outlier tokens",
     per_image=("norm_maps",),
-    tables=(OUTLIERS, TESTS, EXTREMES, BY_LAYER),
+    tables=(OUTLIERS, BY_ONE_CUT, CLOSER, TESTS, EXTREMES, BY_LAYER),
     keeps=keeps,
     measure=measure,
     lead=lead,
     figures=figures,
+    facts=facts,
+    differences=differences,
     subjects=subjects,
     options=NormsOptions,
     study_preprocess="similarity",

@@ -8,7 +8,13 @@ from regvit_jax.errors import InputError
 
 ProbedStream = Literal["normed", "last"]
 OutlierDefinition = Literal[
-    "quantile_98", "quantile_99_5", "mean_plus_3sd", "3_x_median", "absolute_150", "group"
+    "verdict",
+    "group",
+    "quantile_98",
+    "quantile_99_5",
+    "mean_plus_3sd",
+    "3_x_median",
+    "absolute_150",
 ]
 
 
@@ -26,9 +32,9 @@ class ProbeOptions(ProbingOptions):
     """Validation images, drawn at random when there are more; 0 is all."""
     features: ProbedStream = "normed"
     """Probe tokens after ("normed") or before ("last") the last LayerNorm."""
-    outlier: OutlierDefinition = "quantile_98"
-    """What an outlier patch is, by its norm before the last LayerNorm among all patches of the
-    training images; "group" asks for a separate group of large norms, which may not exist."""
+    outlier: OutlierDefinition = "verdict"
+    """What an outlier patch is, by its norm among all patches of the training images: "verdict",
+    the separate group that the verdict finds, or else the largest 2 %; "group", the group alone."""
     without_outlier: Literal["skip", "largest"] = "skip"
     """Images without an outlier: leave them out of that probe, or take their largest patch."""
     draws: int = 5

@@ -16,9 +16,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from regvit_jax.analysis.outliers.definitions import is_above, thresholds
-from regvit_jax.analysis.outliers.verdict import Verdict, judge
-from regvit_jax.analysis.questions.probe.tokens import NORMAL, OUTLIER, TokenStore, WithoutOutlier
+from regvit_jax.analysis.options import VERDICT
+from regvit_jax.analysis.outliers.labels import Labels, find_labels
+from regvit_jax.analysis.outliers.streams import NormColumns
+from regvit_jax.analysis.questions.probe.options import ProbeOptions
+from regvit_jax.analysis.questions.probe.tokens import (
+    DRAWN,
+    WITH_OUTLIER,
+    TokenStore,
+    WithoutOutlier,
+)
 from regvit_jax.analysis.statistics import logistic
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate
 from regvit_jax.analysis.statistics.neighbours import vote
@@ -26,8 +33,6 @@ from regvit_jax.analysis.stopping import check
 
 HELD_OUT = 0.1
 """Share of the training images that the strength and the number of neighbours are chosen on."""
-GROUP = "group"
-"""Definition of an outlier: belongs to the separate group that `outliers.judge` found."""
 _EXACT = 1e-8
 
 
@@ -83,60 +88,65 @@ class KindResult:
         return np.stack([fit.is_right for fit in fits]).mean(axis=0, dtype=np.float64)
 
 
+class Marks(NamedTuple):
+    """The outliers among the patches of a part of the data."""
+
+    norms: Float[np.ndarray, "n p"]
+    """In the layer that tells them."""
+    is_outlier: Bool[np.ndarray, "n p"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Outliers:
-    """What counted as an outlier, and how many images had one."""
+    """What counted as an outlier, by the training images."""
 
+    labels: Labels
     definition: str
     cut: float
-    """Norm above which a patch is one, pooled over the training images."""
+    """Norm above which a patch is one; infinite where the group was asked for and not found."""
     share_of_patches: Estimate
-    share_of_images: dict[str, Estimate]
-    """By split: images that have at least one."""
-    share_beyond_kept: float
-    verdict: Verdict
+    train: Marks
+    val: Marks
+
+    def share_of_images(self, part: Marks, replicates: int, seed: int) -> Estimate:
+        """Images that have at least one."""
+        has_any = np.any(part.is_outlier, axis=1).astype(np.float64)
+        return Bootstrap(len(has_any), replicates, seed).share(has_any)
 
 
-def find_outliers(
-    train: TokenStore,
-    val: TokenStore,
-    grid: tuple[int, int],
-    definition: str,
-    replicates: int,
-    seed: int,
-) -> Outliers:
-    """The cut of a definition on the training images, and what it cuts off."""
-    norms = train.norms
-    bootstrap = Bootstrap(len(norms), replicates, seed)
-    verdict = judge(norms, grid, train.convolved, bootstrap=bootstrap)
-    if definition == GROUP:
-        cut = verdict.group.cut if verdict.answer == "found" and verdict.group else np.inf
-    else:
-        cut = thresholds(norms)[definition]
-    above = is_above(norms, cut).mean(axis=1)
-    of_images = {
-        "train": bootstrap.mean(train.has_outlier(cut).astype(np.float64)),
-        "val": Bootstrap(val.num_images, replicates, seed).mean(
-            val.has_outlier(cut).astype(np.float64)
-        ),
-    }
-    beyond = val.share_beyond_kept(cut)
-    return Outliers(definition, cut, bootstrap.mean(above), of_images, beyond, verdict)
+def find_outliers(train: NormColumns, val: NormColumns, options: ProbeOptions) -> Outliers:
+    """The outliers of the training images by the definition asked for, and its cut on the others.
+
+    Args:
+      train: Norms of the training images.
+      val: Norms of the validation images.
+      options: Which layer and definition.
+    """
+    bootstrap = Bootstrap(train.num_images, options.bootstrap, options.seed)
+    labels = find_labels(train, bootstrap, options)
+    definition = labels.led.definition if options.outlier == VERDICT else options.outlier
+    norms, others = train.patches(labels.layer), val.patches(labels.layer)
+    by = labels.by.get(definition)
+    if by is None:
+        nobody = [Marks(x, np.zeros(x.shape, bool)) for x in (norms, others)]
+        return Outliers(labels, definition, np.inf, Estimate(0.0, len(norms)), *nobody)
+    marks = (Marks(norms, by.is_outlier), Marks(others, labels.marked(val, definition)))
+    return Outliers(labels, definition, by.cut, by.share, *marks)
 
 
 def probe_kind(
-    train: TokenStore, val: TokenStore, kind: str, cut: float, num_classes: int, plan: ProbePlan
+    train: TokenStore, val: TokenStore, kind: str, num_classes: int, plan: ProbePlan
 ) -> KindResult:
     """What one kind of token knows; a reason in its place where too few images have one."""
-    used = [_has_token(store, kind, cut, plan.without_outlier) for store in (train, val)]
+    used = [_has_token(store, kind, plan.without_outlier) for store in (train, val)]
     num_train = int(used[0].sum())
     if reason := _too_few(kind, train.labels[used[0]], int(used[1].sum())):
         return KindResult(kind, num_train, used[1], [], [], reason)
     fits, votes = [], []
-    for draw in range(plan.draws if kind in (NORMAL, OUTLIER) else 1):
+    for draw in range(plan.draws if kind in DRAWN else 1):
         check()
         known, asked = (
-            Examples(store.features(kind, draw, cut), store.labels, mask)
+            Examples(store.features(kind, draw), store.labels, mask)
             for store, mask in zip((train, val), used, strict=True)
         )
         fits.append(fit_logistic(known, asked, plan.strengths, plan.seed))
@@ -209,12 +219,10 @@ def difference(
     return Bootstrap(len(scores), replicates, seed).mean(scores)
 
 
-def _has_token(store: TokenStore, kind: str, cut: float, without: WithoutOutlier):
-    if kind == OUTLIER and without == "skip":
-        return store.has_outlier(cut)
-    if kind == NORMAL:
-        return store.has_normal(cut)
-    return np.ones(store.num_images, bool)
+def _has_token(store: TokenStore, kind: str, without: WithoutOutlier):
+    if kind in WITH_OUTLIER and without == "largest":
+        return np.ones(store.num_images, bool)
+    return store.has(kind)
 
 
 def _too_few(kind: str, labels: Int[np.ndarray, " m"], num_val: int) -> str | None:

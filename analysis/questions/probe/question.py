@@ -24,7 +24,8 @@ from regvit_jax.analysis.engine.analysis import (
 from regvit_jax.analysis.engine.parts import open_labelled_parts
 from regvit_jax.analysis.engine.question import Keep, Kept
 from regvit_jax.analysis.engine.subjects import Subject
-from regvit_jax.analysis.outliers.labels import patch_norms
+from regvit_jax.analysis.outliers.labels import label_norms
+from regvit_jax.analysis.outliers.streams import NormColumns
 from regvit_jax.analysis.progress import track
 from regvit_jax.analysis.questions.probe.figures import (
     ProbePanel,
@@ -43,6 +44,9 @@ from regvit_jax.analysis.questions.probe.probe import (
     probe_kind,
 )
 from regvit_jax.analysis.questions.probe.tokens import (
+    BESIDE,
+    EARLY,
+    NEIGHBOUR,
     NORMAL,
     OUTLIER,
     TokenStore,
@@ -50,9 +54,9 @@ from regvit_jax.analysis.questions.probe.tokens import (
 )
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 from regvit_jax.errors import InputError
-from regvit_jax.model import DeiT3
 from regvit_jax.source import Source
 
+CONTROLS = (BESIDE, NEIGHBOUR, EARLY, NORMAL)
 STRENGTH_EXPONENTS = (-6.0, 5.0)
 METHODS = ("logistic", "neighbours")
 WHERE = {"normed": "after", "last": "before"}
@@ -93,6 +97,9 @@ LED = {
     ("logistic", "mean_patch"): "class accuracy from the mean patch",
     ("logistic", "normal_patch"): "class accuracy from a normal patch",
     ("logistic", "outlier_patch"): "class accuracy from an outlier patch",
+    ("logistic", BESIDE): "class accuracy from a normal patch of the same images",
+    ("logistic", NEIGHBOUR): "class accuracy from an outlier's neighbour",
+    ("logistic", EARLY): "class accuracy from the outlier's patch after block 0",
     ("logistic", "mean_register"): "class accuracy from the mean register",
     ("logistic", "cls_and_mean_register"): "class accuracy from CLS + mean register",
 }
@@ -123,34 +130,30 @@ def keeps(subject: Subject, asked: Asked) -> dict[str, Keep]:
     options, found = asked.options, {}
     assert asked.training is not None
     for name, images in (("train", asked.training), ("val", asked.images)):
-        given = (subject.preprocess, options.features, options.draws, options.seed)
-        found[name] = probe_tokens(images, *given)
-        found[f"{name} norms"] = patch_norms(images, subject.preprocess)
+        given = (options.features, options.draws, options.seed)
+        patch_size = subject.config.patch_size
+        found[name] = probe_tokens(images, subject.preprocess, patch_size, *given)
+        found[f"{name} norms"] = label_norms(subject, images, options)
     return found
 
 
 def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
     """Every probe of one model."""
     options = asked.options
-    layout = DeiT3(subject.config).layout((1, *subject.preprocess.shape))
-    has_cls = layout.has_cls
-    train, val = (
-        TokenStore(kept[name], kept[f"{name} norms"], layout.num_registers, options.seed, has_cls)
-        for name in ("train", "val")
-    )
+    norms = [NormColumns.of(subject, kept[f"{name} norms"]) for name in ("train", "val")]
+    outliers, layout = find_outliers(norms[0], norms[1], options), norms[0].layout
+    given = (layout.num_registers, options.seed, layout.has_cls)
+    train = TokenStore(kept["train"], *outliers.train, *given)
+    val = TokenStore(kept["val"], *outliers.val, *given)
     assert asked.training is not None
     source = asked.training.source
     _check_classes(train, source)
-    given = (options.outlier, options.bootstrap, options.seed)
-    outliers = find_outliers(train, val, layout.grid, *given)
     kinds = {}
     for kind in track(train.kinds, len(train.kinds), f"{subject.label}, kinds of token"):
         path = kept.folder / f"{kind}.npz"
         result = load_kind(path, kind)
         if result is None:
-            result = probe_kind(
-                train, val, kind, outliers.cut, len(source.class_names), plan(options)
-            )
+            result = probe_kind(train, val, kind, len(source.class_names), plan(options))
             if not result.reason:
                 save_kind(path, result)
         kinds[kind] = result
@@ -159,14 +162,19 @@ def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
     numbers = dict(_kind_numbers(probed, asked)) | dict(_between_numbers(probed, asked))
     return Measured(
         val.num_images,
-        numbers | _outlier_numbers(outliers, majority, val.num_images),
+        numbers | _outlier_numbers(outliers, majority, val, options),
         _facts(probed, outliers, options),
         remarks=[
             *(f"{k.kind}: not probed. {k.reason}" for k in kinds.values() if k.reason),
-            f"Tokens are taken {WHERE[options.features]} the last LayerNorm; images with an "
-            f"outlier patch ({outliers.definition}): "
-            f"{outliers.share_of_images['train'].percent()} of training, "
-            f"{outliers.share_of_images['val'].percent()} of validation.",
+            f"Tokens are taken {WHERE[options.features]} the last LayerNorm.",
+            outliers.labels.remark,
+            f"Images with an outlier patch ({outliers.definition}): "
+            + " and ".join(
+                f"{outliers.share_of_images(part, options.bootstrap, options.seed).percent()} "
+                f"of {words}"
+                for part, words in ((outliers.train, "training"), (outliers.val, "validation"))
+            )
+            + ".",
         ],
         drawn=probed,
     )
@@ -217,12 +225,12 @@ def _by_draw(result: KindResult, method: str) -> list[float]:
 
 
 def _between_numbers(probed: Probed, asked: Asked) -> Iterator[tuple[Key, Number]]:
-    """Each kind against CLS (or the mean patch of a model without), and outliers against normal
-    patches: on the images that have both.
+    """Each kind against CLS (or the mean patch of a model without), and outliers against their
+    controls: on the images that have both.
     """
     kinds = list(probed.kinds)
     pairs = [(kinds[0], kind) for kind in kinds[1:]]
-    pairs += [(NORMAL, OUTLIER)] if (NORMAL, OUTLIER) not in pairs else []
+    pairs += [(control, OUTLIER) for control in CONTROLS if (control, OUTLIER) not in pairs]
     for first, second in pairs:
         found = _difference(probed.kinds.get(first), probed.kinds.get(second), asked)
         for method, estimate in found.items():
@@ -243,12 +251,15 @@ def _difference(
     return found
 
 
-def _outlier_numbers(outliers: Outliers, majority: float, num_images: int) -> dict[Key, Number]:
+def _outlier_numbers(
+    outliers: Outliers, majority: float, val: TokenStore, options: ProbeOptions
+) -> dict[Key, Number]:
+    given, num_images = (options.bootstrap, options.seed), val.num_images
     numbers = {
         "share_of_patches": outliers.share_of_patches,
-        "training_images": outliers.share_of_images["train"],
-        "validation_images": outliers.share_of_images["val"],
-        "beyond_kept": Estimate(outliers.share_beyond_kept, num_images),
+        "training_images": outliers.share_of_images(outliers.train, *given),
+        "validation_images": outliers.share_of_images(outliers.val, *given),
+        "beyond_kept": Estimate(val.share_beyond_kept, num_images),
         "majority": Estimate(majority, num_images),
     }
     if np.isfinite(outliers.cut):
@@ -268,11 +279,8 @@ def _facts(probed: Probed, outliers: Outliers, options: ProbeOptions) -> dict[st
     }
     return {
         "probed": f"{WHERE[options.features]} the last LayerNorm",
-        "outliers": {
-            "definition": outliers.definition,
-            "answer": outliers.verdict.answer,
-            "reason": outliers.verdict.reason,
-        },
+        **outliers.labels.facts,
+        "definition": outliers.definition,
         "fits": fits,
     }
 

@@ -1,9 +1,11 @@
 """Which tokens of an image are probed? One vector of each kind, a random one anew in every draw.
 
-What an outlier is depends on the norms of all training images, so it is known only after the pass
-over them. Until then columns keep of every image CLS, the registers, the mean patch, its largest
-patches (all that can be outliers: a tenth of the patches) and some random ones (to draw normal
-patches from); for the small variant with five draws this is 70 kB an image.
+What an outlier is, and in which layer, depends on the norms of all training images, so it is known
+only after the pass over them. Until then columns keep of every image CLS, the registers, the mean
+patch, the patches that are among the largest of any layer (all that can be outliers: a tenth of the
+patches) and some random ones (to draw normal patches from), and of the first few of the largest a
+neighbour and what they were after block 0, as controls; for the small variant with five draws this
+is 95 kB an image.
 
 Letters: b and n images, t tokens, p patches, r registers, d channels, k kept patches.
 """
@@ -18,8 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from regvit_jax.analysis.engine.columns import Columns
 from regvit_jax.analysis.engine.question import Keep
 from regvit_jax.analysis.engine.subjects import Images
-from regvit_jax.analysis.outliers.definitions import is_above
-from regvit_jax.analysis.outliers.labels import CONVOLVED, LAST, last_norms
+from regvit_jax.analysis.outliers.streams import l2_norm
 from regvit_jax.analysis.outliers.verdict import MAX_SHARE
 from regvit_jax.batches import Batch
 from regvit_jax.model import ViTTrace
@@ -30,8 +31,14 @@ Stream = Literal["normed", "last"]
 WithoutOutlier = Literal["skip", "largest"]
 
 CLS, MEAN_PATCH, NORMAL, OUTLIER = "cls", "mean_patch", "normal_patch", "outlier_patch"
+BESIDE, NEIGHBOUR, EARLY = "normal_patch_beside", "outliers_neighbour", "outlier_in_block_0"
+"""Controls of the outlier, on the images that have one: a normal patch, a neighbour of an outlier,
+and the same patch after block 0."""
+DRAWN = (NORMAL, OUTLIER, BESIDE)
+WITH_OUTLIER = (OUTLIER, BESIDE, NEIGHBOUR, EARLY)
 MEAN_REGISTER, CLS_REGISTER = "mean_register", "cls_and_mean_register"
 _MIN_LARGEST = 8
+_NUM_CONTROLS = 8
 _SPARE = 4  # random patches kept for every normal one that is drawn: outliers are among them
 
 
@@ -41,65 +48,99 @@ class ProbedTokens(NamedTuple):
     tokens: Float[Array, "b t d"]
     """CLS, if there is one, registers, patches."""
     mean_patch: Float[Array, "b d"]
-    norms: Float[Array, "b p"]
-    """Norms of the patches, before the last LayerNorm whatever is probed."""
+    prominence: Float[Array, "b p"]
+    """How far in front the patches come by their norm, in any layer."""
+    early: Float[Array, "b p d"]
+    """The patches after block 0."""
 
 
 def probed_tokens(stream: Stream) -> Callable[[ViTTrace, TokenLayout], ProbedTokens]:
     """A reduction to what can be probed, after ("normed") or before ("last") the last LayerNorm."""
 
     def reduce(trace: ViTTrace, layout: TokenLayout) -> ProbedTokens:
-        last = trace.blocks[-1]
+        first, last = trace.blocks[0], trace.blocks[-1]
+        assert first is not None
         assert last is not None
         tokens = trace.normed if stream == "normed" else last.tokens
         patches = tokens[:, layout.patches]
         if layout.registers_last:
             tokens = jnp.concatenate([layout.special(tokens), patches], axis=1)
-        return ProbedTokens(tokens, patches.mean(axis=1), last_norms(trace, layout))
+        streams = [block.tokens[:, layout.patches] for block in trace.blocks if block]
+        norms = jnp.stack([l2_norm(stream) for stream in streams], axis=1)
+        early = first.tokens[:, layout.patches]
+        return ProbedTokens(tokens, patches.mean(axis=1), prominence(norms), early)
 
     return reduce
 
 
+def prominence(norms: Float[Array, "b l p"]) -> Float[Array, "b p"]:
+    """Minus the best place of each patch in any layer, equals in the order of the last one."""
+    places = jnp.argsort(jnp.argsort(-norms, axis=-1), axis=-1)
+    return -(places.min(axis=1) + places[:, -1] / (1 + norms.shape[-1]))
+
+
 def probe_tokens(
-    images: Images, preprocess: Preprocess, stream: Stream, draws: int, seed: int
+    images: Images,
+    preprocess: Preprocess,
+    patch_size: int,
+    stream: Stream,
+    draws: int,
+    seed: int,
 ) -> Keep:
     """Keeps what can be probed of every image, as the columns of `TokenStore`.
 
     Args:
       images: The images.
       preprocess: What becomes of them.
+      patch_size: Of the model.
       stream: The tokens after ("normed") or before ("last") the last LayerNorm.
       draws: How often random patches are drawn.
       seed: Of these draws; each image has its own by its place in the source.
     """
 
     def columns(batch: Batch, reduced: ProbedTokens) -> dict[str, np.ndarray]:
-        return kept_tokens(batch.indices, reduced, draws, seed)
+        size = preprocess.width // patch_size
+        return kept_tokens(batch.indices, reduced, size, draws, seed)
 
     key = ("probe tokens", stream, draws, seed)
-    return Keep(key, images, preprocess, probed_tokens(stream), columns, blocks=(-1,))
+    return Keep(key, images, preprocess, probed_tokens(stream), columns)
 
 
 def kept_tokens(
-    indices: Int[np.ndarray, " b"], reduced: ProbedTokens, draws: int, seed: int
+    indices: Int[np.ndarray, " b"], reduced: ProbedTokens, row_size: int, draws: int, seed: int
 ) -> dict[str, Shaped[np.ndarray, "b ..."]]:
-    """The places of the kept patches (b, k), and all kept vectors (b, 2 + r + k, d)."""
-    tokens, norms = np.asarray(reduced.tokens), np.asarray(reduced.norms)
-    num_patches = norms.shape[1]
+    """The places of the kept patches (b, k), and all kept vectors (b, 2 + r + k + 2 c, d).
+
+    Args:
+      indices: Of the images.
+      reduced: Of the same images.
+      row_size: Patches in a row of the grid.
+      draws: How often random patches are drawn.
+      seed: Of these draws.
+    """
+    tokens, ahead = np.asarray(reduced.tokens), np.asarray(reduced.prominence)
+    num_patches = ahead.shape[1]
     first = tokens.shape[1] - num_patches
-    largest = np.argsort(-norms, axis=1, kind="stable")[:, : _num_largest(num_patches)]
+    largest = np.argsort(-ahead, axis=1, kind="stable")[:, : _num_largest(num_patches)]
     drawn = [_generator(seed, i, 0).permutation(num_patches) for i in indices.tolist()]
     places = np.concatenate([largest, np.stack(drawn)[:, : _SPARE * draws]], axis=1)
     patches = np.take_along_axis(tokens[:, first:], places[..., None], axis=1)
     mean = np.asarray(reduced.mean_patch)[:, None]
-    vectors = np.concatenate([tokens[:, :first], mean, patches], axis=1)
+    controls = largest[:, :_NUM_CONTROLS]
+    beside = controls + np.where(controls % row_size < row_size - 1, 1, -1)
+    beside = np.clip(beside, 0, num_patches - 1)
+    neighbours = np.take_along_axis(tokens[:, first:], beside[..., None], axis=1)
+    early = np.take_along_axis(np.asarray(reduced.early), controls[..., None], axis=1)
+    parts = [tokens[:, :first], mean, patches, neighbours, early]
+    vectors = np.concatenate(parts, axis=1)
     return {"places": places.astype(np.int32), "vectors": vectors.astype(np.float32)}
 
 
 def kind_names(num_registers: int, has_cls: bool = True) -> list[str]:
     """The kinds of token that a model has."""
     kinds = [CLS] if has_cls else []
-    kinds += [MEAN_PATCH, NORMAL, OUTLIER, *(f"register_{i}" for i in range(num_registers))]
+    kinds += [MEAN_PATCH, NORMAL, OUTLIER, BESIDE, NEIGHBOUR, EARLY]
+    kinds += [f"register_{i}" for i in range(num_registers)]
     if num_registers > 1:
         kinds.append(MEAN_REGISTER)
     return [*kinds, CLS_REGISTER] if num_registers and has_cls else kinds
@@ -110,19 +151,36 @@ class TokenStore:
 
     Args:
       tokens: What `probe_tokens` keeps.
-      norms: What `patch_norms` keeps of the same images.
+      norms: Of the patches of the same images, in the layer that tells outliers.
+      is_outlier: Which of them are outliers.
       num_registers: Of the model.
       seed: Of the draws.
       has_cls: Whether the model has a CLS token.
     """
 
     def __init__(
-        self, tokens: Columns, norms: Columns, num_registers: int, seed: int, has_cls: bool = True
+        self,
+        tokens: Columns,
+        norms: Float[np.ndarray, "n p"],
+        is_outlier: Bool[np.ndarray, "n p"],
+        num_registers: int,
+        seed: int,
+        has_cls: bool = True,
     ) -> None:
         self._tokens, self._norms, self._seed = tokens, norms, seed
         self._num_registers, self._has_cls = num_registers, has_cls
         self._first_patch = has_cls + num_registers + 1  # after the mean patch
-        self._num_largest = _num_largest(norms.mapped(LAST).shape[1])
+        self._num_largest = _num_largest(norms.shape[1])
+        places = tokens.read("places")
+        kept = np.take_along_axis(is_outlier, places, axis=1)
+        self._among_largest = kept[:, : self._num_largest]
+        self._is_normal = ~kept[:, self._num_largest :]
+        self._first_control = self._first_patch + places.shape[1]
+        self._num_controls = min(_NUM_CONTROLS, self._num_largest)
+        self.share_beyond_kept = float(
+            (self._among_largest.sum(axis=1) < is_outlier.sum(axis=1)).mean()
+        )
+        """Share of images with outliers that were not kept."""
 
     @property
     def kinds(self) -> list[str]:
@@ -141,68 +199,65 @@ class TokenStore:
     def labels(self) -> Int[np.ndarray, " n"]:
         return self._tokens.labels
 
-    @property
-    def norms(self) -> Float[np.ndarray, "n p"]:
-        """Norms of all patches of all images, before the last LayerNorm."""
-        return self._norms.read(LAST)
-
-    @property
-    def convolved(self) -> Float[np.ndarray, "n p"]:
-        """Norms of the same patches after the patch convolution."""
-        return self._norms.read(CONVOLVED)
-
-    def features(self, kind: str, draw: int, cut: float) -> Float[np.ndarray, "n d"]:
+    def features(self, kind: str, draw: int) -> Float[np.ndarray, "n d"]:
         """One vector of every image.
 
         Args:
           kind: One of `kind_names`.
-          draw: Which of the draws, for random patches.
-          cut: Norm above which a patch is an outlier. An image that has none gives its largest
-            patch, see `has_outlier`.
+          draw: Which of the draws, for random patches. An image without an outlier gives its
+            largest patch, see `has`.
         """
         if kind == CLS_REGISTER:
-            parts = [self.features(k, draw, cut) for k in (CLS, MEAN_REGISTER)]
-            return np.concatenate(parts, axis=1)
+            return np.concatenate([self.features(k, draw) for k in (CLS, MEAN_REGISTER)], axis=1)
         vectors: Any = self._tokens.mapped("vectors")  # only what is indexed is read
         if kind == MEAN_REGISTER:
             return np.array(vectors[:, self._has_cls : self._first_patch - 1].mean(axis=1))
-        if kind == OUTLIER:
-            return np.array(vectors[np.arange(self.num_images), self._outlier_slot(draw, cut)])
-        if kind == NORMAL:
-            return np.array(vectors[np.arange(self.num_images), self._normal_slot(draw, cut)])
-        slots = {CLS: 0, MEAN_PATCH: self._first_patch - 1}
+        slots: dict[str, Any] = {CLS: 0, MEAN_PATCH: self._first_patch - 1}
         slots |= {f"register_{i}": self._has_cls + i for i in range(self._num_registers)}
-        return np.array(vectors[:, slots[kind]])
+        if kind in slots:
+            return np.array(vectors[:, slots[kind]])
+        return np.array(vectors[np.arange(self.num_images), self._slot(kind, draw)])
 
-    def has_outlier(self, cut: float) -> Bool[np.ndarray, " n"]:
-        """Whether an image has a patch of larger norm."""
-        return np.any(is_above(self.norms, cut), axis=1)
+    def has(self, kind: str) -> Bool[np.ndarray, " n"]:
+        """Whether an image has such a token."""
+        has_outlier, has_normal = (
+            np.any(self._among_largest, axis=1),
+            np.any(self._is_normal, axis=1),
+        )
+        has_control = np.any(self._among_largest[:, : self._num_controls], axis=1)
+        known = {OUTLIER: has_outlier, NORMAL: has_normal, BESIDE: has_outlier & has_normal}
+        known |= dict.fromkeys((NEIGHBOUR, EARLY), has_control)
+        return known.get(kind, np.ones(self.num_images, bool))
 
-    def has_normal(self, cut: float) -> Bool[np.ndarray, " n"]:
-        """Whether an image has a random patch to draw that is no outlier."""
-        return np.any(~is_above(self._norms_of_kept()[:, self._num_largest :], cut), axis=1)
+    def _slot(self, kind: str, draw: int) -> Int[np.ndarray, " n"]:
+        """Place of a patch in the record."""
+        if kind in (NORMAL, BESIDE):
+            return self._normal_slot(draw)
+        if kind == OUTLIER:
+            return self._first_patch + self._outlier(self._among_largest, draw)
+        place = self._outlier(self._among_largest[:, : self._num_controls], draw)
+        return self._first_control + place + (self._num_controls if kind == EARLY else 0)
 
-    def share_beyond_kept(self, cut: float) -> float:
-        """Share of images with more outliers than are kept: theirs are drawn from the largest."""
-        return float((is_above(self.norms, cut).sum(axis=1) > self._num_largest).mean())
+    def _outlier(self, among: Bool[np.ndarray, "n k"], draw: int) -> Int[np.ndarray, " n"]:
+        """Place among the largest of one of the image's outliers, each as likely as the others.
 
-    def _outlier_slot(self, draw: int, cut: float) -> Int[np.ndarray, " n"]:
-        """Place in the record of one of the image's outliers, each as likely as the others."""
-        above = is_above(self._norms_of_kept()[:, : self._num_largest], cut)
-        count = np.maximum(above.sum(axis=1), 1)  # sorted: outliers are the first
+        Without any, of the largest patch.
+        """
+        order = np.argsort(~among, axis=1, kind="stable")  # outliers first
+        count = np.maximum(among.sum(axis=1), 1)
         drawn = [_generator(self._seed, i, 1 + draw).random() for i in self.indices.tolist()]
-        return self._first_patch + (np.array(drawn) * count).astype(int)
+        chosen = (np.array(drawn) * count).astype(int)
+        place = np.take_along_axis(order, chosen[:, None], axis=1)[:, 0]
+        places = self._tokens.read("places")[:, : among.shape[1]]
+        largest = np.take_along_axis(self._norms, places, axis=1).argmax(axis=1)
+        return np.where(among.any(axis=1), place, largest)
 
-    def _normal_slot(self, draw: int, cut: float) -> Int[np.ndarray, " n"]:
+    def _normal_slot(self, draw: int) -> Int[np.ndarray, " n"]:
         """Place in the record of a random patch that is no outlier, another one in each draw."""
-        normal = ~is_above(self._norms_of_kept()[:, self._num_largest :], cut)
-        order = np.argsort(~normal, axis=1, kind="stable")  # normal ones first, as they were drawn
-        count = np.maximum(normal.sum(axis=1), 1)
+        order = np.argsort(~self._is_normal, axis=1, kind="stable")  # as they were drawn
+        count = np.maximum(self._is_normal.sum(axis=1), 1)
         place = np.take_along_axis(order, (draw % count)[:, None], axis=1)[:, 0]
         return self._first_patch + self._num_largest + place
-
-    def _norms_of_kept(self) -> Float[np.ndarray, "n k"]:
-        return np.take_along_axis(self.norms, self._tokens.read("places"), axis=1)
 
 
 def _num_largest(num_patches: int) -> int:

@@ -14,17 +14,17 @@ Outliers are also compared with normal patches matched for pixel variance (see `
 left of the difference in variance is reported ("matched/variance/ratio", 1 if none).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from regvit_jax.analysis.engine.columns import Columns, StoredColumns
-from regvit_jax.analysis.outliers.labels import Labelled, labelled
+from regvit_jax.analysis.outliers.labels import Labelled
 from regvit_jax.analysis.questions.reconstruction.matching import (
     Matching,
     matched_means,
@@ -136,7 +136,7 @@ class GroupErrors(NamedTuple):
 
 def summarise_errors(
     errors: Columns,
-    norms: Float[np.ndarray, "n p"],
+    labels: Iterable[Labelled],
     pixel: tuple[str, ...],
     num_values: int,
     bootstrap: Bootstrap,
@@ -145,13 +145,13 @@ def summarise_errors(
 
     Args:
       errors: What `judge` returns.
-      norms: Of the same patches after the last block.
+      labels: Outliers among the same patches, by every definition.
       pixel: The probes to pixels.
       num_values: Of one patch.
       bootstrap: Of the images.
     """
     groups = []
-    for by in labelled(norms, bootstrap):
+    for by in labels:
         is_outlier = by.is_outlier
         numbers = _numbers(errors, pixel, num_values, is_outlier, bootstrap)
         matching = None
@@ -256,6 +256,20 @@ def _matched(
             numbers[f"matched/{name}/{group}"] = number
     assert matching is not None
     return numbers, matching
+
+
+def matched_own(
+    own: Float[np.ndarray, "n p"],
+    errors: Columns,
+    is_outlier: Bool[np.ndarray, "n p"],
+    bootstrap: Bootstrap,
+) -> dict[str, Resampled]:
+    """As the other matched numbers, of errors by the probes of `own_probes.py`."""
+    bins = variance_bins(errors.read(_VARIANCE), is_outlier)
+    sums = _binned_sums(Columns({"own": own}), "own", "l2", 1, bins, is_outlier)
+    names = ("outlier", "normal", "ratio", "difference")
+    found = zip(names, bootstrap.resampled(sums, matched_means), strict=True)
+    return {f"matched/own/l2/{name}": x for name, x in found if np.isfinite(x.value)}
 
 
 def _binned_sums(errors: Columns, column, kind, num_values, bins, is_outlier):

@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from regvit_jax.analysis.outliers.definitions import is_above
 from regvit_jax.analysis.outliers.labels import DEFINITION_LABELS
 from regvit_jax.analysis.plotting import (
     new_figure,
@@ -42,7 +41,7 @@ class GroupsPanel(NamedTuple):
     """By definition, of "/"-joined names."""
 
 
-def pictures_figure(shown: Sequence[ShownReconstruction], threshold: float, title: str) -> Figure:
+def pictures_figure(shown: Sequence[ShownReconstruction], title: str) -> Figure:
     """Images, what each probe rebuilds from the tokens, and where it errs; outliers are framed."""
     probes = list(shown[0].rebuilt)
     columns = 1 + 2 * len(probes)
@@ -53,7 +52,7 @@ def pictures_figure(shown: Sequence[ShownReconstruction], threshold: float, titl
         axes = figure.subplots(len(shown), columns, squeeze=False)
         limit = round_up(max(float(e.max()) for image in shown for e in image.errors.values()))
         for row, image in zip(axes, shown, strict=True):
-            _draw_pictures(row, image, threshold, (0.0, limit))
+            _draw_pictures(row, image, (0.0, limit))
         axes[0, 0].set_title("input", fontsize=8.5)
         for place, probe in enumerate(probes):
             axes[0, 1 + 2 * place].set_title(PROBE_LABELS[probe], fontsize=8.5)
@@ -62,20 +61,16 @@ def pictures_figure(shown: Sequence[ShownReconstruction], threshold: float, titl
         bar = figure.colorbar(drawn, ax=axes, shrink=min(1.0, 2.2 / len(shown)), pad=0.02)
         bar.set_label("L2 error of a token\n(one scale for all panels)")
         figure.supxlabel(
-            "Every patch is predicted from its own token. Framed: patches whose norm after the "
-            f"last block is above {threshold:.3g}, the largest 2 % of all images.",
-            fontsize=8,
+            "Every patch is predicted from its own token. Framed: outliers.", fontsize=8
         )
     return figure
 
 
-def _draw_pictures(
-    row, image: ShownReconstruction, threshold: float, limits: tuple[float, float]
-) -> None:
-    cells = [(int(r), int(c)) for r, c in np.argwhere(is_above(image.norms, threshold))]
+def _draw_pictures(row, image: ShownReconstruction, limits: tuple[float, float]) -> None:
+    cells = [(int(r), int(c)) for r, c in np.argwhere(image.is_outlier)]
     show_image(row[0], image.pixels)
     row_label(row[0], image.name)
-    side = image.pixels.shape[0] / image.norms.shape[0]
+    side = image.pixels.shape[0] / image.is_outlier.shape[0]
     outline_patches(row[0], cells, side)
     for place, (probe, rebuilt) in enumerate(image.rebuilt.items()):
         picture = np.round(np.clip(rebuilt, 0, 1) * 255).astype(np.uint8)

@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from regvit_jax.analysis.engine.subjects import Subject
 from regvit_jax.analysis.questions.reconstruction.probes import (
@@ -26,8 +26,7 @@ class ShownReconstruction:
     """By probe: colours in [0, 1], not clipped, (h, w, 3)."""
     errors: dict[str, np.ndarray]
     """By probe: L2 of each token in the normalised space, (gh, gw)."""
-    norms: np.ndarray
-    """After the last block, (gh, gw)."""
+    is_outlier: Bool[np.ndarray, "gh gw"]
 
 
 def rebuild(
@@ -36,7 +35,7 @@ def rebuild(
     name: str,
     pixels: UInt8[np.ndarray, "h w 3"],
     tokens: Float[np.ndarray, "1 n d"],
-    norms: Float[np.ndarray, " n"],
+    is_outlier: Bool[np.ndarray, " n"],
 ) -> ShownReconstruction:
     """What the probes make of one image's tokens."""
     preprocess, size = subject.preprocess, subject.config.patch_size
@@ -55,5 +54,5 @@ def rebuild(
             k: np.linalg.norm(np.asarray(x) - targets, axis=-1).reshape(grid)
             for k, x in predicted.items()
         },
-        np.array(norms).reshape(grid),
+        is_outlier.reshape(grid),
     )

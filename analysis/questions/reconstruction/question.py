@@ -21,12 +21,21 @@ from regvit_jax.analysis.engine.analysis import (
 from regvit_jax.analysis.engine.parts import open_parts
 from regvit_jax.analysis.engine.question import Keep, Kept
 from regvit_jax.analysis.engine.subjects import Subject, choose_shown
-from regvit_jax.analysis.outliers.labels import LAST, patch_norms
+from regvit_jax.analysis.outliers.labels import (
+    DEFINITION_LABELS,
+    GROUP,
+    USUAL,
+    Labels,
+    find_labels,
+    label_norms,
+)
+from regvit_jax.analysis.outliers.streams import NormColumns
 from regvit_jax.analysis.questions.reconstruction import studied
 from regvit_jax.analysis.questions.reconstruction.equations import NormalEquations
 from regvit_jax.analysis.questions.reconstruction.errors import (
     GroupErrors,
     judge,
+    matched_own,
     pixel_probes,
     summarise_errors,
 )
@@ -42,6 +51,7 @@ from regvit_jax.analysis.questions.reconstruction.learning import (
     fit_position,
 )
 from regvit_jax.analysis.questions.reconstruction.options import ReconstructionOptions
+from regvit_jax.analysis.questions.reconstruction.own_probes import own_errors, own_probes
 from regvit_jax.analysis.questions.reconstruction.pictures import ShownReconstruction, rebuild
 from regvit_jax.analysis.questions.reconstruction.probe_files import given_probe, probe_arrays
 from regvit_jax.analysis.questions.reconstruction.probes import Mlp, Probes
@@ -66,7 +76,6 @@ from regvit_jax.model import DeiT3
 from regvit_jax.patches import unpatchify
 from regvit_jax.tokens import TokenLayout, resolve_layers
 
-SHOWN_DEFINITION = "quantile_98"
 SPACES = {
     "normalised": "the model's input: colours in [0, 1], minus its mean, over its standard "
     "deviation",
@@ -80,6 +89,7 @@ class Reconstructed(NamedTuple):
     probes: Probes
     groups: list[GroupErrors]
     shown: list[ShownReconstruction]
+    labels: Labels
     num_values: int
     """Values of one patch."""
 
@@ -124,8 +134,9 @@ def keeps(subject: Subject, asked: Asked) -> dict[str, Keep]:
     assert asked.training is not None
     return {
         "training": training_tokens(subject, asked.training, layer, count, options.seed),
+        "training norms": label_norms(subject, asked.training, options),
         "judged": patch_tokens(subject, asked.images, layer),
-        "judged norms": patch_norms(asked.images, subject.preprocess),
+        "judged norms": label_norms(subject, asked.images, options),
     }
 
 
@@ -135,14 +146,24 @@ def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
     if options.protocol == "study":
         return studied.measure(subject, kept, asked)
     probes, learned = _learn(subject, kept, options)
-    judged, norms = kept["judged"], kept["judged norms"].read(LAST)
+    judged, norms = kept["judged"], NormColumns.of(subject, kept["judged norms"])
     errors = judge(
         probes, subject.preprocess, _layout(subject).grid, judged, kept.folder / "errors"
     )
     bootstrap = asked.bootstrap(judged.num_rows)
     num_values = subject.config.patch_size**2 * 3
-    groups = summarise_errors(errors, norms, pixel_probes(probes), num_values, bootstrap)
+    labels = find_labels(norms, bootstrap, options)
+    pixel = pixel_probes(probes)
+    groups = summarise_errors(errors, labels.by.values(), pixel, num_values, bootstrap)
     numbers: dict[Key, Number] = {}
+    known = labels.marked(NormColumns.of(subject, kept["training norms"]))
+    own = own_probes(kept["training"], known, subject.preprocess, options.seed)
+    if own is not None:
+        led = labels.led.is_outlier
+        values = own_errors(own, judged, led, subject.preprocess)
+        found = matched_own(values, errors, led, bootstrap)
+        (led_group,) = (g for g in groups if g.by.definition == labels.led.definition)
+        led_group.numbers.update(found)
     for group in groups:
         numbers |= _numbers(group, bootstrap)
     matching = {g.by.definition: g.matching._asdict() for g in groups if g.matching is not None}
@@ -150,9 +171,12 @@ def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
     return Measured(
         judged.num_rows,
         numbers,
-        {"layer": layer, "training": learned, "matching": matching},
+        {"layer": layer, "training": learned, "matching": matching, **labels.facts},
         _arrays(subject, probes, layer),
-        drawn=Reconstructed(probes, groups, _pictures(subject, probes, kept, asked), num_values),
+        remarks=[labels.remark],
+        drawn=Reconstructed(
+            *(probes, groups, _pictures(subject, probes, kept, asked, labels), labels, num_values)
+        ),
     )
 
 
@@ -169,18 +193,18 @@ def _numbers(group: GroupErrors, bootstrap: Bootstrap) -> dict[Key, Number]:
 
 
 def _pictures(
-    subject: Subject, probes: Probes, kept: Kept, asked: Asked
+    subject: Subject, probes: Probes, kept: Kept, asked: Asked, labels: Labels
 ) -> list[ShownReconstruction]:
     """The shown images, as far as they could be read."""
-    judged, norms, size = kept["judged"], kept["judged norms"], subject.config.patch_size
+    judged, size = kept["judged"], subject.config.patch_size
     shown = choose_shown(asked.options, asked.images.source, asked.images.indices)
     pictures = []
     for row in np.flatnonzero(np.isin(judged.indices, shown)).tolist():
         tokens, patches = (judged.read(name, row, row + 1) for name in ("tokens", "pixels"))
         pixels = unpatchify(patches, size, _layout(subject).grid)[0]
         name = asked.images.named(int(judged.indices[row]))
-        norm = norms.read(LAST, row, row + 1)[0]
-        pictures.append(rebuild(subject, probes, name, pixels, tokens, norm))
+        is_outlier = labels.led.is_outlier[row]
+        pictures.append(rebuild(subject, probes, name, pixels, tokens, is_outlier))
     return pictures
 
 
@@ -251,15 +275,18 @@ def lead(options: ReconstructionOptions) -> list[Lead]:
     """What the linear probe reads, and the contrast of outliers."""
     if options.protocol == "study":
         return studied.lead()
-    all_patches = (ERRORS.name, SHOWN_DEFINITION, "all", "linear", "normalised")
-    contrast = (CONTRAST.name, SHOWN_DEFINITION, "linear", "normalised", "l2_ratio")
-    matched = (MATCHED.name, SHOWN_DEFINITION, "linear_l2", "ratio")
-    return [
-        Lead((*all_patches, "r2_patch_mean"), "R² of pixels, linear probe"),
-        Lead(contrast, "pixel error, outliers (98 %) / normal patches"),
-        Lead(matched, "pixel error, outliers (98 %) / normal patches of equal variance"),
-        Lead((POSITION.name, SHOWN_DEFINITION, "all", "top1"), "patch position accuracy"),
-    ]
+    all_patches = (ERRORS.name, USUAL, "all", "linear", "normalised")
+    leads = [Lead((*all_patches, "r2_patch_mean"), "R² of pixels, linear probe")]
+    for name, words in ((GROUP, "the outliers found"), (USUAL, "the 2 % of largest norm")):
+        contrast = (CONTRAST.name, name, "linear", "normalised", "l2_ratio")
+        matched = (MATCHED.name, name, "linear_l2", "ratio")
+        own = (MATCHED.name, name, "own_l2", "ratio")
+        leads += [
+            Lead(contrast, f"pixel error, {words} / normal patches"),
+            Lead(matched, f"pixel error, {words} / normal patches of equal variance"),
+            Lead(own, f"the same, a probe of its own for each, {words}"),
+        ]
+    return [*leads, Lead((POSITION.name, USUAL, "all", "top1"), "patch position accuracy")]
 
 
 def facts(models: Sequence[Model], asked: Asked) -> dict[str, Any]:
@@ -284,16 +311,16 @@ def figures(models: Sequence[Model], asked: Asked) -> list[Drawn]:
     ]
     for model in models:
         found: Reconstructed = model.measured.drawn
-        cut = model.estimates[LABELS.name, SHOWN_DEFINITION, "cut"].value
+        words = DEFINITION_LABELS[found.labels.led.definition]
         if found.shown:
             drawn.append(
                 Drawn(
                     f"reconstruction_pictures_{model.subject.slug}",
                     f"{model.subject.title}: images from their tokens",
                     "Every patch is predicted from its own token. Errors are L2 norms over the "
-                    f"patch's {found.num_values} normalised values, on one scale. Framed: the 2 % "
-                    "of the patches with the largest norms.",
-                    pictures_figure(found.shown, cut, model.subject.title),
+                    f"patch's {found.num_values} normalised values, on one scale. Framed: outliers "
+                    f"({words}; by their norm {found.labels.where}).",
+                    pictures_figure(found.shown, model.subject.title),
                 )
             )
     return drawn

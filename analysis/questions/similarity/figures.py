@@ -63,7 +63,11 @@ def _lowest(panels: Sequence[SimilarityPanel]) -> float:
 
 
 def _draw_densities(axis: Axes, panel: SimilarityPanel, definition: str, where: str) -> None:
-    place = [entry.by.definition for entry in panel.labelled].index(definition)
+    known = [entry.by.definition for entry in panel.labelled]
+    if definition not in known:
+        axis.set_title(f"{panel.title}\nno group was found", loc="left", fontsize=8)
+        return
+    place = known.index(definition)
     labelled, estimates = panel.labelled[place], panel.estimates[place]
     names = {
         "normal": "normal patches",

@@ -3,11 +3,11 @@
 import dataclasses
 from typing import ClassVar
 
-from regvit_jax.analysis.options import ImageOptions
+from regvit_jax.analysis.options import LabelOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SimilarityOptions(ImageOptions):
+class SimilarityOptions(LabelOptions):
     """Do outlier patches look like their neighbours?
 
     No single image is drawn: --num-shown and --show change nothing.

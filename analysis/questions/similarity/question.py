@@ -17,12 +17,18 @@ from regvit_jax.analysis.engine.analysis import (
 from regvit_jax.analysis.engine.question import Keep, Kept
 from regvit_jax.analysis.engine.subjects import Subject
 from regvit_jax.analysis.outliers.labels import (
+    CHOSEN,
+    GROUP,
     LABEL_QUANTITIES,
-    LAST,
-    NORMED,
     TENSOR_LABELS,
-    patch_norms,
+    USUAL,
+    WORDS,
+    Labelled,
+    find_labels,
+    label_norms,
+    labelled,
 )
+from regvit_jax.analysis.outliers.streams import NORMED, NormColumns
 from regvit_jax.analysis.questions.similarity.figures import (
     SimilarityPanel,
     densities_figure,
@@ -36,7 +42,6 @@ from regvit_jax.analysis.questions.similarity.similarity import (
     neighbour_cosines,
 )
 from regvit_jax.analysis.statistics.bootstrap import Estimate
-from regvit_jax.model import DeiT3
 
 TABLE = Table(
     "similarity",
@@ -57,30 +62,29 @@ TABLE = Table(
             is_compared=True,
         ),
     },
+    words=WORDS,
 )
-LED_BY = "quantile_98"
-DRAWN = (LED_BY, "quantile_99_5")
-
-
-def labels_of(options: SimilarityOptions) -> str:
-    """The tensor whose norms tell outliers from normal patches."""
-    return NORMED if options.protocol == "study" else LAST
+DRAWN = (GROUP, USUAL, "quantile_99_5")
 
 
 def keeps(subject: Subject, asked: Asked) -> dict[str, Keep]:
     """The cosines of neighbours, and the norms by which patches are labelled."""
     return {
         "neighbours": neighbour_cosines(asked.images, subject.preprocess),
-        "norms": patch_norms(asked.images, subject.preprocess),
+        "norms": label_norms(subject, asked.images, asked.options),
     }
 
 
 def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
     """The similarities of outliers and normal patches, by every definition of an outlier."""
-    neighbours, norms = kept["neighbours"], kept["norms"]
-    grid = DeiT3(subject.config).layout((1, *subject.preprocess.shape)).grid
-    bootstrap = asked.bootstrap(neighbours.num_rows)
-    found = measure_similarity(neighbours, norms, grid, bootstrap)
+    neighbours, norms = kept["neighbours"], NormColumns.of(subject, kept["norms"])
+    grid, bootstrap = norms.layout.grid, asked.bootstrap(neighbours.num_rows)
+    labels = find_labels(norms, bootstrap, asked.options)
+    tensors = {
+        CHOSEN: list(labels.by.values()),
+        NORMED: labelled(norms.patches(-1), bootstrap),
+    }
+    found = measure_similarity(neighbours, tensors, grid, bootstrap)
     numbers: dict[Key, Number] = {}
     for each in found:
         place = (TABLE.name, each.tensor, each.by.definition)
@@ -88,24 +92,42 @@ def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
         numbers |= {(*place, name): number for name, number in each.numbers.items()}
         for name, count in zip(GROUPS, each.num_samples, strict=True):
             numbers[*place, f"num_{name}_samples"] = Estimate(count, neighbours.num_rows)
-    labels = labels_of(asked.options)
-    (led,) = (x.by for x in found if (x.tensor, x.by.definition) == (labels, LED_BY))
-    remarks = [f"{led.note} (98 % quantile)"] if led.note else []
-    facts = {"grid": grid, "labels": labels}
-    return Measured(neighbours.num_rows, numbers, facts, remarks=remarks, drawn=found)
+    if asked.options.protocol == "study":
+        facts, remark, led = {"labels": NORMED, "definition": USUAL}, _study_remark(tensors), NORMED
+    else:
+        facts, remark, led = labels.facts, labels.remark, CHOSEN
+    return Measured(
+        *(neighbours.num_rows, numbers, {"grid": grid} | facts),
+        remarks=[remark],
+        drawn=[each for each in found if each.tensor == led],
+    )
+
+
+def _study_remark(tensors: Mapping[str, Sequence[Labelled]]) -> str:
+    (usual,) = (by for by in tensors[NORMED] if by.definition == USUAL)
+    note = f" {usual.note}" if usual.note else ""
+    return f"Outliers are told by their norm {TENSOR_LABELS[NORMED]}, as in the study.{note}"
 
 
 def lead(options: SimilarityOptions) -> list[Lead]:
-    """The AUC of the patches of largest norm."""
-    key = (TABLE.name, labels_of(options), LED_BY, "auc")
-    return [Lead(key, "outliers (98 %) more like their neighbours, AUC")]
+    """The AUC of the group found, and of the patches of largest norm."""
+    tensor = NORMED if options.protocol == "study" else CHOSEN
+    words = {GROUP: "the outliers found", USUAL: "the 2 % of largest norm"}
+    return [
+        Lead(
+            (TABLE.name, tensor, definition, "auc"),
+            f"{words[definition]} more like their neighbours, AUC",
+        )
+        for definition in words
+    ]
 
 
 def figures(models: Sequence[Model], asked: Asked) -> list[Drawn]:
     """Densities of the cosines, and medians with the AUC."""
-    tensor = labels_of(asked.options)
-    where = TENSOR_LABELS[tensor]
-    panels = [_panel(model, tensor) for model in models]
+    del asked
+    where, panels = _where(models), [_panel(model) for model in models]
+    known = {each.by.definition for panel in panels for each in panel.labelled}
+    drawn = [definition for definition in DRAWN if definition in known]
     return [
         Drawn(
             "similarity_densities",
@@ -113,7 +135,7 @@ def figures(models: Sequence[Model], asked: Asked) -> list[Drawn]:
             "Kernel densities (Gaussian, Scott's bandwidth) of the cosine between the patch "
             "convolution's outputs of a patch and each of its up to four neighbours, before "
             f"positions. Outliers are defined by their norm {where}. Dotted lines are medians.",
-            densities_figure(panels, DRAWN, where),
+            densities_figure(panels, drawn, where),
         ),
         Drawn(
             "similarity_medians",
@@ -125,11 +147,19 @@ def figures(models: Sequence[Model], asked: Asked) -> list[Drawn]:
     ]
 
 
-def _panel(model: Model, tensor: str) -> SimilarityPanel:
-    entries: list[Similarities] = [x for x in model.measured.drawn if x.tensor == tensor]
+def _where(models: Sequence[Model]) -> str:
+    """The layers that tell outliers, in words."""
+    found = {each.tensor: None for model in models for each in model.measured.drawn}
+    if NORMED in found:
+        return TENSOR_LABELS[NORMED]
+    return " or ".join(dict.fromkeys(str(m.measured.facts["where"]) for m in models))
+
+
+def _panel(model: Model) -> SimilarityPanel:
+    entries: list[Similarities] = model.measured.drawn
 
     def estimates(entry: Similarities) -> Mapping[str, Estimate | None]:
-        place = (TABLE.name, tensor, entry.by.definition)
+        place = (TABLE.name, entry.tensor, entry.by.definition)
         return {name: model.estimates.get((*place, name)) for name in TABLE.quantities}
 
     return SimilarityPanel(

@@ -12,6 +12,7 @@ say how much). Intervals come from per-image counts in 128 bins.
 Reference: arXiv:2309.16588, figure 5a.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -21,14 +22,13 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from regvit_jax.analysis.engine.columns import Columns
 from regvit_jax.analysis.engine.question import Keep
 from regvit_jax.analysis.engine.subjects import Images
-from regvit_jax.analysis.outliers.labels import LAST, NORMED, Labelled, l2_norm, labelled
+from regvit_jax.analysis.outliers.labels import Labelled
+from regvit_jax.analysis.outliers.streams import l2_norm
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Resampled
 from regvit_jax.model import ViTTrace
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.tokens import TokenLayout
 
-TENSORS = (LAST, NORMED)
-"""Where norms are taken: after the last block, or after the last LayerNorm (the study's labels)."""
 GROUPS = ("normal", "outlier")
 DENSITY_AT = np.linspace(-1.0, 1.0, 800)
 
@@ -44,7 +44,7 @@ class Similarities(NamedTuple):
     """The similarities of outliers and normal patches, by one definition of an outlier."""
 
     tensor: str
-    """Whose norms tell outliers: "last" or "normed"."""
+    """Whose norms tell outliers: "last", "normed" or "strongest"."""
     by: Labelled
     num_samples: tuple[int, int]
     """Pairs of a normal patch and a neighbour, and of an outlier and a neighbour."""
@@ -90,21 +90,24 @@ def _cosine(first, second):
 
 
 def measure_similarity(
-    neighbours: Columns, norms: Columns, grid: tuple[int, int], bootstrap: Bootstrap
+    neighbours: Columns,
+    labels: Mapping[str, Iterable[Labelled]],
+    grid: tuple[int, int],
+    bootstrap: Bootstrap,
 ) -> list[Similarities]:
     """The similarities by every tensor and definition of an outlier.
 
     Args:
       neighbours: What `neighbour_cosines` keeps.
-      norms: What `patch_norms` keeps of the same images.
+      labels: By tensor: the outliers of the same images by every definition.
       grid: Rows and columns of patches.
       bootstrap: Of the images.
     """
     whole, coarse_of_bin, edges = _count_all(neighbours)
     drawn_whole = whole.drawn(bootstrap)
     found = []
-    for tensor in TENSORS:
-        for by in labelled(norms.read(tensor), bootstrap):
+    for tensor, definitions in labels.items():
+        for by in definitions:
             is_outlier = by.is_outlier.reshape(-1, *grid)
             outlier = _count_outliers(neighbours, is_outlier, coarse_of_bin, len(edges) - 1)
             groups = (whole.without(outlier), outlier)
