@@ -12,6 +12,7 @@ from regvit_jax.errors import InputError
 Protocol = Literal["official", "study"]
 VERDICT, LAST = "verdict", "last"
 """Layers that `--outlier-layer` names by a word."""
+FigureUse = Literal["screen", "paper"]
 Options = TypeVar("Options", bound="ImageOptions")
 
 
@@ -48,6 +49,8 @@ class ImageOptions:
     """Number of images in the figures, spread over the data."""
     show: tuple[str, ...] = ()
     """Show these images instead: file names or parts of them."""
+    figures: FigureUse = "screen"
+    """"paper" writes each figure as PDF too: without its title, as wide as one or two columns."""
     bootstrap: int = 1000
     """Bootstrap resamples of the images for each 95 % interval."""
     seed: int = 0
@@ -84,6 +87,8 @@ class ImageOptions:
         for name in ("out", "overwrite", "dry_run"):
             del values[name]
         values["checkpoint"] = [str(path) for path in self.checkpoint]
+        if self.figures == "screen":
+            del values["figures"]
         return values | self._contents
 
     def drawn(self) -> list[tuple[str, int]]:
@@ -198,6 +203,8 @@ class AllOptions:
     """Number of images in the figures, spread over the data."""
     show: tuple[str, ...] = ()
     """Show these images instead: file names or parts of them."""
+    figures: FigureUse = "screen"
+    """As for every analysis: "paper" writes each figure as PDF too."""
     bootstrap: int | None = None
     """Bootstrap resamples of the images for each 95 % interval."""
     seed: int = 0

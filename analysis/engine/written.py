@@ -119,7 +119,7 @@ def _write(
     comparisons = _comparisons(analysis, models, asked)
     figures = []
     for name, title, caption, figure in analysis.figures(models, asked):
-        save_figure(figure, folder.partial, name)
+        save_figure(figure, folder.partial, name, asked.options.figures == "paper")
         figures.append(FigureFile(name, title, caption).to_json())
     for model in models:
         for name, arrays in model.measured.arrays.items():

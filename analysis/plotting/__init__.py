@@ -27,9 +27,19 @@ from regvit_jax.analysis.spoken import shown
 LINE_STYLES = ("-", "--", "-.", ":")
 COLOUR_MAP = "viridis"
 DPI = 160
+COLUMN, TWO_COLUMNS = 3.35, 6.9
+"""Widths of figures in a paper, in inches."""
+WIDEST_IN_A_COLUMN = 4.8
+"""Wider figures, in inches, would have too small letters in one column."""
 TITLE_LETTERS_PER_INCH = 9.0  # of bold letters of `figure.titlesize`
 _SHOWN = "\u2060"  # before a series' name, until it is drawn
 
+_SVG_OPTIONS: Any = {
+    "format": "svg",
+    "dpi": DPI,
+    "metadata": {"Date": None},
+    "transparent": True,
+}
 _THEME = (
     b"svg{fill:currentColor;color:#1c1f23}"
     b"@media screen and (prefers-color-scheme:dark){svg{color:#e6e8ea}}"
@@ -52,6 +62,7 @@ STYLE: Any = {  # Matplotlib types it by every name it knows
     "text.parse_math": False,  # a "$" in a name is a dollar
     "svg.hashsalt": "regvit",  # the same figure gives the same file
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,  # letters, not drawings, as publishers ask
 }
 
 
@@ -86,12 +97,33 @@ def styled() -> Any:
     return matplotlib.rc_context(STYLE)
 
 
-def save_figure(figure: Figure, folder: Path, name: str) -> None:
-    """Writes a figure as PNG and SVG."""
+def save_figure(figure: Figure, folder: Path, name: str, for_paper: bool = False) -> None:
+    """Writes a figure as PNG and SVG.
+
+    Args:
+      figure: Without a use for anything else afterwards.
+      folder: Where.
+      name: Of the files, without their ends.
+      for_paper: Writes a PDF as well: without the title, as wide as one or two columns.
+    """
     with _named(figure), styled():
         figure.savefig(folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
         figure.set_layout_engine("none")  # the places are found; finding them takes a second
-        (folder / f"{name}.svg").write_bytes(_svg(figure))
+        drawing = folder / f"{name}.svg"
+        figure.savefig(drawing, **_SVG_OPTIONS)
+        drawing.write_bytes(_themed(drawing.read_bytes()))
+        if for_paper:
+            _to_column(figure)
+            figure.savefig(folder / f"{name}.pdf", dpi=2 * DPI, metadata={"CreationDate": None})
+
+
+def _to_column(figure: Figure) -> None:
+    """Takes the title away, which is a paper's caption, and scales to a column's width."""
+    figure.suptitle("")
+    width, height = figure.get_size_inches()
+    target = COLUMN if width <= WIDEST_IN_A_COLUMN else TWO_COLUMNS
+    figure.set_size_inches(target, height * target / width)
+    figure.set_layout_engine("constrained")
 
 
 def figure_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
@@ -99,18 +131,17 @@ def figure_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     file = io.BytesIO()
     with _named(figure), styled():
         if kind == "svg":
-            return _svg(figure)
+            figure.savefig(file, **_SVG_OPTIONS)
+            return _themed(file.getvalue())
         figure.savefig(file, format=kind, dpi=DPI, metadata={"Software": None})
     return file.getvalue()
 
 
-def _svg(figure: Figure) -> bytes:
-    """A figure without a background, whose black is white where a page is dark."""
-    file = io.BytesIO()
-    figure.savefig(file, format="svg", dpi=DPI, metadata={"Date": None}, transparent=True)
-    text = file.getvalue().replace(b"#000000", b"currentColor")
-    text = text.replace(b"stroke: #dddddd", b"stroke: #808080; stroke-opacity: 0.3")
-    return text.replace(b'<style type="text/css">', b'<style type="text/css">' + _THEME, 1)
+def _themed(svg: bytes) -> bytes:
+    """A drawing whose black is white where a page is dark."""
+    svg = svg.replace(b"#000000", b"currentColor")
+    svg = svg.replace(b"stroke: #dddddd", b"stroke: #808080; stroke-opacity: 0.3")
+    return svg.replace(b'<style type="text/css">', b'<style type="text/css">' + _THEME, 1)
 
 
 @contextlib.contextmanager

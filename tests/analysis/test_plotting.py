@@ -1,5 +1,7 @@
 """Do figures show what they were given? Asked of Matplotlib's artists, not of pixels."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -228,3 +230,16 @@ def test_the_label_of_a_row_may_have_two_lines():
     assert axes.get_ylabel() == "reg4\n(4 registers)"
     row_label(axes, "a\x07b")
     assert axes.get_ylabel() == "a\\x07b"
+
+
+@pytest.mark.parametrize(("width", "columns"), [(4.0, 3.35), (7.2, 6.9)])
+def test_a_figure_for_a_paper_has_a_columns_width_and_no_title(width, columns, tmp_path):
+    figure = new_figure(width, 3.0, "A title")
+    figure.add_subplot().plot([0, 1], [0, 1])
+    save_figure(figure, tmp_path, "x", for_paper=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"x.png", "x.svg", "x.pdf"}
+    content = (tmp_path / "x.pdf").read_bytes()
+    box = re.search(rb"/MediaBox \[ 0 0 ([0-9.]+) ([0-9.]+) \]", content)
+    assert abs(float(box[1]) - 72 * columns) < 0.1
+    assert abs(float(box[2]) - 72 * 3.0 * columns / width) < 0.1
+    assert figure.get_suptitle() == ""
