@@ -132,7 +132,7 @@ class Dense(nn.Module):
 
     features: int
     dtype: DTypeLike
-    """Of the product's factors."""
+    """Type of the product's factors."""
     use_bias: bool = True
     written: DTypeLike | None = None
     """Type of the result; by default the one that is best here (`regvit_jax.ways`)."""

@@ -24,7 +24,7 @@ CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
-"""Of objects; a mask has them from 1 on."""
+"""Classes of objects; a mask has them from 1 on."""
 _HALVES = ("train", "val")
 """Splits that `WHOLE` stands for where they have no list."""
 _DEPTH = 3  # folders below a root in which a year is looked for

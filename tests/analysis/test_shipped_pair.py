@@ -25,7 +25,7 @@ def models(tmp_path_factory):
         str(out),
     ]
 
-    def empty(figure, folder, name, for_paper):  # what figures look like is tested elsewhere, and takes long
+    def empty(figure, folder, name, for_paper):  # figures are tested elsewhere, and take long
         for suffix in ("png", "svg"):
             (folder / f"{name}.{suffix}").write_bytes(b"")
 

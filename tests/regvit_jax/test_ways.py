@@ -56,7 +56,7 @@ def exact(given):
 
 
 def errors(found, expected):
-    """Of each gradient, in parts of its length."""
+    """Difference of each gradient, in parts of its length."""
     found, expected = flatten(found), flatten(expected)
     return {
         name: np.linalg.norm(np.float64(found[name]) - leaf) / np.linalg.norm(leaf)

@@ -138,7 +138,7 @@ def kept_counts(
 def agreement(
     truth: Int[np.ndarray, "b p"], said: Int[np.ndarray, "b p"], num_classes: int
 ) -> Int[np.ndarray, "b c 3"]:
-    """Of each class: patches in both, in the truth, in what is said; where the truth is known."""
+    """Patches of each class in both, in the truth and in the answer, where the truth is known."""
     known = truth >= 0
     rows = []
     for value in range(num_classes):
