@@ -4,8 +4,8 @@ A first pass adds up CLS and the registers over the images. A second one runs ev
 the network once for each condition, in one compiled program.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -80,8 +80,14 @@ ABLATE = Table(
     },
     on_page=True,
 )
-TOLD = ("registers_zeroed", "registers_mean", "registers_dropped", "cls_zeroed", "patches_zeroed")
-"""Conditions that sentences and leading numbers are about."""
+TOLD = {
+    "registers_zeroed": "zeroing {}",
+    "registers_mean": "replacing them by their mean",
+    "registers_dropped": "dropping them",
+    "cls_zeroed": "zeroing CLS",
+    "patches_zeroed": "zeroing {}",
+}
+"""Conditions that sentences are about, in words."""
 
 
 class Ablated(NamedTuple):
@@ -179,20 +185,32 @@ def _numbers(names: Sequence[str], scores: Scores, asked: Asked, count: int) -> 
 
 def _sentences(
     numbers: Mapping[Key, Number], conditions: Mapping[str, Condition], asked: Asked, count: int
-) -> Any:
+) -> Iterator[str]:
     """What replacing costs, in words, by the first score that there is."""
     scores = [score for score in SCORES if (ABLATE.name, "untouched", score) in numbers]
-    for name in TOLD:
+    told = []
+    for name, words in TOLD.items():
         if name not in conditions:
             continue
-        title = conditions[name].title
-        title = title[0].upper() + title[1:]
+        doing = words.format(conditions[name].title.removesuffix(" zeroed"))
         if scores:
             change = _estimate(numbers[ABLATE.name, name, f"{scores[0]}_change"], asked, count)
-            yield f"{title}: {SCORES[scores[0]]} {change.points()}"
+            unit = f" points of {SCORES[scores[0]]}" if not told else ""
+            told.append(f"{doing} costs {_cost(change, unit)}")
         else:
             cosine = _estimate(numbers[ABLATE.name, name, "cosine"], asked, count)
-            yield f"{title}: patches keep a cosine of {cosine.text(3)} with the untouched ones"
+            told.append(f"{doing} leaves patches a cosine of {cosine.text(3)} with untouched ones")
+    sentence = "; ".join(told)
+    yield f"{sentence[:1].upper()}{sentence[1:]}."
+
+
+def _cost(change: Estimate, unit: str) -> str:
+    """How much a score falls, in points, with its interval."""
+    value = 100 * (0.0 - change.value)
+    if change.low is None or change.high is None:
+        return f"{value:.1f}{unit}"
+    ends = [100 * (0.0 - end) for end in (change.high, change.low)]
+    return f"{value:.1f}{unit} [{ends[0]:.1f}, {ends[1]:.1f}]"
 
 
 def _estimate(number: Number, asked: Asked, count: int) -> Estimate:
@@ -209,7 +227,7 @@ def lead(options: AblateOptions) -> list[Lead]:
         "cls_mean": "CLS replaced by its mean",
     }
     return [
-        Lead((ABLATE.name, name, f"{score}_change"), f"{title}: {SCORES[score]}")
+        Lead((ABLATE.name, name, f"{score}_change"), f"{title}: change of {SCORES[score]}")
         for name, title in words.items()
         for score in ("top1", "corloc")
     ] + [Lead((ABLATE.name, "registers_zeroed", "cosine"), "registers zeroed: cosine of patches")]
