@@ -166,10 +166,10 @@ def test_test_time_registers_leave_what_the_model_says_without_the_unit(planted,
     assert norms[:, layout.registers].min() > 3 * np.median(patches)  # it carries them
 
 
-def test_a_model_without_outliers_has_no_units_to_find(checkpoints, tmp_path, capsys, monkeypatch):
-    folder = tmp_path / "images"
-    pictures(folder)
-    words = ["neurons", "--checkpoint", checkpoints["plain"], "--data", folder]
+def test_a_model_without_outliers_has_no_units_to_find(planted, tmp_path, capsys, monkeypatch):
+    folder = planted[0] / "images"
+    plain = save_checkpoint(tmp_path / "plain", CONFIG, planted[3])
+    words = ["neurons", "--checkpoint", plain, "--data", folder]
     words += ["--num-images", 40, "--bootstrap", 100, "--out", tmp_path / "out"]
     monkeypatch.setattr(sys, "argv", ["regvit-analyze", *map(str, words)])
     main()

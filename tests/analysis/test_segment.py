@@ -27,7 +27,7 @@ from regvit_jax.digits import DigitsSource
 from regvit_jax.preprocess import Preprocess
 from regvit_jax.source import VOID, MaskedSource
 from regvit_jax.voc import VocSource
-from tests.analysis.conftest import TINY, random_params, save_checkpoint
+from tests.analysis.conftest import TINY, random_params, save_checkpoint, write_pictures
 
 CONFIG = dataclasses.replace(TINY, num_registers=1)
 NUM_IMAGES = 8
@@ -193,8 +193,9 @@ def test_the_map_of_cls_is_scored_as_loops_score_it(numbers):
         assert 0 <= found[f"segment_classes/{name}/iou"]["value"] <= 1
 
 
-def test_data_without_masks_are_refused(checkpoints, pictures, tmp_path, capsys, monkeypatch):
-    words = ["segment", "--checkpoint", checkpoints["plain"], "--data", pictures]
+def test_data_without_masks_are_refused(numbers, tmp_path, capsys, monkeypatch):
+    pictures = write_pictures(tmp_path / "pictures", 10)
+    words = ["segment", "--checkpoint", numbers[0], "--data", pictures]
     words += ["--out", tmp_path / "out"]
     monkeypatch.setattr(sys, "argv", ["regvit-analyze", *map(str, words)])
     with pytest.raises(SystemExit) as end:

@@ -188,7 +188,7 @@ def _sentences(
 ) -> Iterator[str]:
     """What replacing costs, in words, by the first score that there is."""
     scores = [score for score in SCORES if (ABLATE.name, "untouched", score) in numbers]
-    told = []
+    told: list[str] = []
     for name, words in TOLD.items():
         if name not in conditions:
             continue
