@@ -46,8 +46,10 @@ METHODS = (
     "Every image passes each network once; all models see the same images in the same order. A "
     "token's norm is the L2 norm over its channels, before the last LayerNorm unless said "
     "otherwise. Attention is the softmax of a block; maps are its weights on the patches, not "
-    "renormalised. Intervals are 95 % percentile intervals from resampling the images (Wilson's "
-    "for accuracy and CorLoc); differences of two models are paired."
+    "renormalised. Intervals are 95 % expanded percentile intervals from resampling the images "
+    "(Korn's and Graubard's for shares and quantiles of all patches, Wilson's for accuracy and "
+    "CorLoc); differences of two models are paired. Outliers are told in the layer where the "
+    "verdict finds them furthest out, or else after the last block; every section says which."
 )
 CLAIMS = (
     "The study is “Registers in Small Vision Transformers: A Reproducibility Study of Vision "
