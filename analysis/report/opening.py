@@ -85,11 +85,12 @@ def _claims(judgements: Sequence[Judgement]) -> str:
     if not judged:
         return ""
     yes, no = judged.count("supported"), judged.count("not supported")
-    unsure = judged.count("cannot tell")
+    unsure, pair = judged.count("cannot tell"), judged.count("in this pair of models")
+    of_pair = f"{pair} told in this pair of models only, " if pair else ""
     return (
-        f"Of the {len(judged)} claims of the study that a rule can judge, {yes} "
-        f"{'is' if yes == 1 else 'are'} supported here, {no} {'is' if no == 1 else 'are'} not, and "
-        f"{unsure} cannot be told from these results."
+        f"Of the {len(judged)} claims that a rule can judge, {yes} "
+        f"{'is' if yes == 1 else 'are'} supported here, {no} {'is' if no == 1 else 'are'} not, "
+        f"{of_pair}and {unsure} cannot be told from these results."
     )
 
 
