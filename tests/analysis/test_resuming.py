@@ -24,6 +24,7 @@ from tests.analysis.test_all import assert_alike, count_calls, read
 
 FEW = {
     "lost": {"num_images": 22, "k": 20},
+    "ablate": {"num_images": 20, "num_train_images": 16},
     "probe": {
         **{"num_images": 20, "num_train_images": 40},
         **{"draws": 1, "num_strengths": 3, "neighbours": (3,)},
@@ -33,8 +34,9 @@ FEW = {
         **{"max_epochs": 3, "patches_per_image": 16},
     },
 }
-STOPS = {"lost": (8, 16), "probe": (24, 48), "reconstruction": (24, 48)}
-"""Numbers of images after which a command is stopped: for the fits, within either pass."""
+STOPS = {"lost": (8, 16), "ablate": (8, 48), "probe": (24, 48), "reconstruction": (24, 48)}
+"""Numbers of images after which a command is stopped: for the fits, within either pass; for
+`ablate`, within the first and within the pass that depends on it."""
 
 
 @pytest.fixture(scope="module", autouse=True)
