@@ -13,15 +13,15 @@ from regvit_jax.analysis.claims.judgement import Judgement, judge_claims
 from regvit_jax.analysis.engine.results import read_complete
 from regvit_jax.analysis.options import ReportOptions
 from regvit_jax.analysis.plotting import DPI
-from regvit_jax.analysis.report.assumptions import assumed_sentences, without_assumed
+from regvit_jax.analysis.report.assumptions import assumed_sentences
 from regvit_jax.analysis.report.citations import bibtex
+from regvit_jax.analysis.report.models import by_name, model_facts, models_of, models_table
 from regvit_jax.analysis.report.opening import FIRST_FIGURES, sentences
-from regvit_jax.analysis.report.tables import MISSING, TOGETHER, Table, percent, tables_of
+from regvit_jax.analysis.report.tables import TOGETHER, Table, tables_of
 from regvit_jax.analysis.report.training import training_hours, training_svg
-from regvit_jax.analysis.statistics.bootstrap import MIN_IMAGES, Estimate
+from regvit_jax.analysis.statistics.bootstrap import MIN_IMAGES
 from regvit_jax.analysis.statistics.seeds import MIN_SEEDS
-from regvit_jax.checkpoint import read_info, resolve, versions
-from regvit_jax.config import variant_name
+from regvit_jax.checkpoint import versions
 from regvit_jax.data import EMBEDDED
 from regvit_jax.errors import InputError
 
@@ -210,7 +210,7 @@ def collect(options: ReportOptions) -> Contents:
     folders = [(folder, read_complete(folder)) for folder in options.results]
     folders.sort(key=lambda found: found[1].get("about", {}).get("rank", math.inf))
     everything = [results for _, results in folders]
-    models = _models(everything, options.runs)
+    models = models_of(everything, options.runs)
     hours = {run.name: known for run in options.runs if (known := training_hours(run))}
     evidence = Evidence(everything, list(models.values()), hours)
     is_embedded = any(results["configuration"].get("data") in EMBEDDED for results in everything)
@@ -221,9 +221,9 @@ def collect(options: ReportOptions) -> Contents:
         title=options.title,
         answer=sentences(everything, names, judgements),
         opening=_opening(sections),
-        models=_models_table(models),
-        model_facts=_model_facts(models),
-        assumptions=assumed_sentences(_by_name(models, "source")),
+        models=models_table(models),
+        model_facts=model_facts(models),
+        assumptions=assumed_sentences(by_name(models, "source")),
         judgements=judgements,
         training=_training_picture(options.runs),
         sections=sections,
@@ -332,73 +332,3 @@ def _training_picture(runs: Sequence[Path]) -> Picture | None:
         return None
     caption = "Training loss, smoothed over neighbouring lines of the log, and validation accuracy."
     return Picture("Loss and accuracy", caption, content, "image/svg+xml")
-
-
-def _models(all_results: Sequence[Json], runs: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """What is known of each checkpoint, whether an analysis or `--runs` names it."""
-    models: dict[str, dict[str, Any]] = {}
-    for results in all_results:
-        for found in results["models"]:
-            if not found["is_twin"]:
-                model = models.setdefault(found["checkpoint"], {"answer": MISSING, **found})
-                model["answer"] = found.get("verdict", {}).get("answer", model["answer"])
-    for run in runs:
-        path = resolve(run)
-        info = read_info(path)
-        known = {
-            "label": run.name,
-            "checkpoint": str(path),
-            "variant": variant_name(info.model),
-            "num_registers": info.model.num_registers,
-            "model": dataclasses.asdict(info.model),
-            "num_parameters": None,
-            "source": info.source,
-            "answer": MISSING,
-        }
-        model = models.setdefault(str(path), known)
-        model["metrics"] = info.metrics
-    return models
-
-
-def _models_table(models: Mapping[str, Json]) -> Table:
-    """One row a checkpoint."""
-    return Table(
-        "Models",
-        ("model", "registers", "parameters", "validation top-1, %", "images", "outlier tokens"),
-        [_model_row(model) for model in models.values()],
-        "In brackets: 95 % interval.",
-    )
-
-
-def _model_facts(models: Mapping[str, Json]) -> dict[str, Json]:
-    sources, shapes = (_by_name(models, field) for field in ("source", "model"))
-    return {
-        name: {
-            "checkpoint": path,
-            "source": without_assumed(sources[name]),
-            "model": shapes[name],
-        }
-        for name, path in zip(sources, models, strict=True)
-    }
-
-
-def _by_name(models: Mapping[str, Json], field: str) -> dict[str, Any]:
-    """A field of every model, by its label; by its path where labels are alike."""
-    labels = [model["label"] for model in models.values()]
-    return {
-        model["label"] if labels.count(model["label"]) == 1 else path: model[field]
-        for path, model in models.items()
-    }
-
-
-def _model_row(model: Json) -> tuple[str, ...]:
-    top1 = Estimate.of((model.get("metrics") or {}).get("top1"))
-    parameters = model.get("num_parameters")
-    return (
-        model["label"],
-        str(model["num_registers"]),
-        MISSING if parameters is None else f"{parameters:,}",
-        percent(top1, 1),
-        str(top1.n) if top1 and top1.n else MISSING,
-        model["answer"],
-    )

@@ -84,14 +84,14 @@ def _claims(judgements: Sequence[Judgement]) -> str:
     judged = [j.answer for j in judgements if j.answer != "not judged"]
     if not judged:
         return ""
-    yes, no = judged.count("supported"), judged.count("not supported")
-    unsure, pair = judged.count("cannot tell"), judged.count("in this pair of models")
-    of_pair = f"{pair} told in this pair of models only, " if pair else ""
-    return (
-        f"Of the {len(judged)} claims that a rule can judge, {yes} "
-        f"{'is' if yes == 1 else 'are'} supported here, {no} {'is' if no == 1 else 'are'} not, "
-        f"{of_pair}and {unsure} cannot be told from these results."
-    )
+    counts = {
+        "supported here": judged.count("supported"),
+        "not supported": judged.count("not supported"),
+        "answered for this pair of models alone": judged.count("in this pair of models"),
+        "undecided by these results": judged.count("cannot tell"),
+    }
+    parts = [f"{n} {'is' if n == 1 else 'are'} {words}" for words, n in counts.items() if n]
+    return f"Of the {len(judged)} published claims that a rule can judge, {_listed(parts)}."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -315,7 +315,11 @@ def test_a_report_begins_with_what_was_found(tmp_path):
         "2 models were measured on 50 images of digits-val: reg0 and reg4.",
         "Outlier tokens: found in reg0; not found in reg4.",
     ]
-    assert contents.answer[2].startswith("Of the 19 claims that a rule can judge, ")
+    judged = [judgement.answer for judgement in contents.judgements if judgement.claim.judge]
+    begins = f"Of the {len(judged)} published claims that a rule can judge, "
+    assert contents.answer[2].startswith(begins)
+    counts = map(int, re.findall(r"(\d+) (?:is|are)", contents.answer[2]))
+    assert sum(counts) == len(judged)
     assert contents.opening is not None
     assert contents.opening.title == "Figure norm_maps.png"
 

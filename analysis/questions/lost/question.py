@@ -32,8 +32,6 @@ from regvit_jax.analysis.engine.analysis import (
     Measured,
     Model,
     Number,
-    Quantity,
-    Table,
 )
 from regvit_jax.analysis.engine.question import Keep, Kept
 from regvit_jax.analysis.engine.subjects import Images, Subject, choose_shown, open_images
@@ -56,6 +54,7 @@ from regvit_jax.analysis.questions.lost.scores import (
     compare,
     score,
 )
+from regvit_jax.analysis.questions.lost.tables import AGAINST, LOST, SEEDS, SETTINGS
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 from regvit_jax.boxes import HIT_IOU
 from regvit_jax.errors import InputError
@@ -68,43 +67,6 @@ METRIC = (
     "CorLoc: share of images whose box has an IoU of at least 0.5 with any object. Boxes are "
     "half-open, (x0, y0, x1, y1), with width x1 - x0; VOC's (xmin, ymin, xmax, ymax) is (xmin - 1, "
     "ymin - 1, xmax, ymax), as in valeoai/LOST. Intervals: Wilson's for CorLoc, else bootstrap."
-)
-SCORES = {
-    "corloc": Quantity("CorLoc", is_share=True, is_compared=True),
-    "best_iou": Quantity("overlap with the object that fits best (IoU)", is_compared=True),
-    "num_found": Quantity("images whose box found an object"),
-    "seeds_outside_mask": Quantity("images whose box is the seed's patch"),
-}
-LOST = Table("lost", "Objects found", (), SCORES, on_page=True)
-SETTINGS = Table(
-    "lost_settings", "CorLoc by model and setting", ("feature", "layer", "gram_bias"), SCORES
-)
-AGAINST = Table(
-    "lost_against",
-    "Boxes of LOST minus boxes that look at nothing",
-    ("baseline",),
-    {
-        "corloc": Quantity("CorLoc, difference", is_share=True),
-        "best_iou": Quantity("best overlap, difference"),
-        "only_baseline": Quantity("images that the baseline alone finds"),
-        "only_lost": Quantity("images that LOST alone finds"),
-        "p_value": Quantity("McNemar's exact test, p"),
-    },
-)
-
-
-SEEDS = Table(
-    "lost_outliers",
-    "Outliers, and what CLS looks at",
-    (),
-    {
-        "seed_is_outlier": Quantity("images whose seed is an outlier", is_share=True),
-        "outliers": Quantity("patches that are outliers", is_share=True),
-        "points_at_object": Quantity(
-            "images whose patch most attended by CLS lies in an object", is_share=True
-        ),
-    },
-    on_page=True,
 )
 
 

@@ -23,8 +23,6 @@ from regvit_jax.analysis.engine.analysis import (
     Measured,
     Model,
     Number,
-    Quantity,
-    Table,
     open_asked,
 )
 from regvit_jax.analysis.engine.columns import Columns
@@ -49,6 +47,7 @@ from regvit_jax.analysis.questions.neurons.sweep import (
     kept_shifted,
     kept_sweep,
 )
+from regvit_jax.analysis.questions.neurons.tables import CHOSEN, NEURONS
 from regvit_jax.analysis.questions.neurons.units import (
     Where,
     kept_scores,
@@ -65,25 +64,6 @@ from regvit_jax.tokens import resolve_layers
 GONE = 0.05
 """So much of the outliers may be left where units are said to write them."""
 NUM_LISTED = 50
-SCORES = {
-    "top1": Quantity("top-1 of the head", is_share=True),
-    "top1_change": Quantity("top-1 of the head, change", is_share=True, is_compared=True),
-    "same_answer": Quantity("images with the same answer of the head", is_share=True),
-    "corloc": Quantity("CorLoc of LOST", is_share=True),
-    "corloc_change": Quantity("CorLoc of LOST, change", is_share=True, is_compared=True),
-    "outliers": Quantity("patches that are outliers", is_share=True, is_compared=True),
-    "largest": Quantity("largest patch norm over the median of its image", is_compared=True),
-}
-NEURONS = Table("neurons", "Units shifted to test-time registers", ("condition", "units"), SCORES)
-CHOSEN = Table(
-    "test_time_registers",
-    "With the chosen units shifted",
-    (),
-    {"num_units": Quantity("units")}
-    | SCORES
-    | {"outliers_before": Quantity("patches that were outliers", is_share=True)},
-    on_page=True,
-)
 
 
 class Neurons(NamedTuple):
