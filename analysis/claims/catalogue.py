@@ -8,7 +8,13 @@ where it stands; the rules are in `regvit_jax.analysis.claims.rules`.
 import dataclasses
 from collections.abc import Callable
 
-from regvit_jax.analysis.claims.evidence import Evidence
+from regvit_jax.analysis.claims.accuracy import (
+    PUBLISHED_MARGIN,
+    TOP1_MARGIN,
+    count_is_minor,
+    top1_is_reproduced,
+)
+from regvit_jax.analysis.claims.evidence import Evidence, Findings
 from regvit_jax.analysis.claims.interventions import MARGIN as STAYS
 from regvit_jax.analysis.claims.interventions import (
     dense_features_gain,
@@ -30,11 +36,7 @@ from regvit_jax.analysis.claims.numbers import (
 )
 from regvit_jax.analysis.claims.rules import (
     AUC_MARGIN,
-    PUBLISHED_MARGIN,
     RATIO_MARGIN,
-    TOP1_MARGIN,
-    Findings,
-    count_is_minor,
     detail_is_lost,
     lost_improves,
     lost_improves_dinov2,
@@ -44,7 +46,6 @@ from regvit_jax.analysis.claims.rules import (
     outliers_know_more,
     outliers_shrink,
     register_maps_part,
-    top1_is_reproduced,
 )
 from regvit_jax.analysis.statistics.seeds import MIN_SEEDS
 

@@ -59,6 +59,10 @@ class Finding:
         return " → ".join(model["label"] for model in self.models)
 
 
+Findings = list[Finding] | str
+"""What each model, pair or set of runs says; or a sentence on what is missing."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Evidence:
     """All that is known when a report is written."""

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from regvit_jax.analysis.claims.evidence import (
     Evidence,
     Finding,
+    Findings,
     Json,
     Pair,
     images,
     in_percent,
     number_of,
 )
-from regvit_jax.analysis.claims.rules import Findings, by_pair, rises
+from regvit_jax.analysis.claims.rules import by_pair, rises
 from regvit_jax.analysis.claims.verdicts import direction, within
 from regvit_jax.analysis.statistics.bootstrap import Estimate
 
