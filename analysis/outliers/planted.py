@@ -25,7 +25,7 @@ class Control(NamedTuple):
     """Share of the patches."""
     times: float
     answer: str
-    """The verdict on the layers after that block."""
+    """Whether the rule finds a group in the layers after that block: "found" or "not found"."""
     seen: float
     """Share of the planted patches that are members of the group found, in [0, 1]."""
     num_images: int
@@ -67,7 +67,8 @@ def judge_planted(norms: NormColumns, block: int, own: Bool[np.ndarray, "n p"]) 
     share, seen = len(here) / (grid[0] * grid[1]), 0.0
     if model.strongest is not None:
         seen = float(model.labels(streams[model.strongest - 1])[:, here].mean())
-    return Control(block, share, TIMES, model.answer, seen, norms.num_images)
+    answer = "found" if model.answer == "found" else "not found"  # they are there for sure
+    return Control(block, share, TIMES, answer, seen, norms.num_images)
 
 
 def _evened(norms: Float[np.ndarray, "n p"], others: Bool[np.ndarray, "n p"]):

@@ -77,7 +77,7 @@ def test_two_models_are_compared_by_the_cut_of_the_one_without_registers():
     assert by_one_cut(marked[1], marked[1]) is None or marked[1].labels.group is not None
 
 
-@pytest.mark.parametrize(("times", "answer"), [(2.5, "found"), (1.1, "cannot tell")])
+@pytest.mark.parametrize(("times", "answer"), [(2.5, "found"), (1.1, "not found")])
 def test_the_control_says_whether_planted_norms_are_seen(times, answer):
     generator = np.random.default_rng(2)
     layout = TokenLayout(0, (14, 14))

@@ -6,6 +6,7 @@ the network again with norms planted (`outliers/planted.py`), as a control.
 Letters: n images, p patches, d channels.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -21,11 +22,19 @@ from regvit_jax.analysis.engine.question import Keep, Kept
 from regvit_jax.analysis.engine.subjects import Subject
 from regvit_jax.analysis.outliers import measures
 from regvit_jax.analysis.outliers.labels import Labels
-from regvit_jax.analysis.outliers.planted import Control, judge_planted, plant, planted_block
+from regvit_jax.analysis.outliers.planted import (
+    SHARE,
+    Control,
+    judge_planted,
+    places,
+    plant,
+    planted_block,
+)
 from regvit_jax.analysis.outliers.streams import NormColumns, token_norms
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate
 
-NUM_IMAGES = 64
+NUM_PLANTED = 128
+"""Planted patches; as many images as give them (64 of 14 x 14 patches): few prove less."""
 CLOSER = Table(
     "closer",
     "Outliers and patches at a closer look, on a few of the images",
@@ -63,7 +72,8 @@ def look_closer(
 ) -> Closer:
     """The numbers of `CLOSER`, and the control."""
     indices = norms.columns.indices
-    rows = np.unique(np.linspace(0, len(indices) - 1, NUM_IMAGES).round().astype(int))
+    count = math.ceil(NUM_PLANTED / len(places(norms.layout.grid, SHARE, 0)))
+    rows = np.unique(np.linspace(0, len(indices) - 1, count).round().astype(int))
     block = planted_block(subject.config.depth)
     keep = _kept(subject, asked, labels, indices[rows], block)
     columns = run_after("norms", asked.options, subject, {"closer": keep}, kept.folder)["closer"]
