@@ -40,7 +40,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NEEDS := $(VENV)/needs
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: reproduce plan sweep test coverage lint bench docs constraints clean FORCE
+.PHONY: reproduce trained analysed plan sweep test coverage lint bench docs constraints clean FORCE
 .DEFAULT_GOAL := reproduce
 
 # --- set-up ------------------------------------------------------------------------------------
@@ -119,8 +119,16 @@ registers = $(firstword $(subst -seed, ,$*))
 seed = $(or $(word 2,$(subst -seed, ,$*)),0)
 VOC_RESULTS := $(if $(VOC),$(OUT)/lost-voc/results.json)
 
-reproduce: $(if $(filter full,$(SCALE)),plan) $(OUT)/report.html
+reproduce: $(if $(filter full,$(SCALE)),plan)
+	+@$(MAKE) --no-print-directory -j$(AT_ONCE) trained
+	+@$(MAKE) --no-print-directory analysed
 	@echo "Open $(OUT)/report.html"
+
+trained: $(TRAINED)
+	@:
+
+analysed: $(OUT)/report.html
+	@:
 
 # How long training will take on these devices.
 plan: | $(NEEDS)-run
@@ -132,14 +140,24 @@ $(OUT)/inputs.txt: FORCE
 	@mkdir -p $(OUT)
 	@echo '$(INPUTS)' | cmp -s - $@ || echo '$(INPUTS)' > $@
 
+# A tiny model trains on one core: as many at once as there are, each line headed by its run.
+BASH := $(shell command -v bash)
+AT_ONCE ?= $(or $(if $(BASH),$(if $(filter demo digits,$(SCALE)),$(shell getconf _NPROCESSORS_ONLN))),1)
+HEADED = $(if $(filter-out 1,$(AT_ONCE)),2>&1 | (trap "" INT TERM HUP; awk '{ print "$(notdir $(@D)): " $$0; fflush() }'))
+ifneq ($(AT_ONCE),1)
+$(OUT)/reg%/result.json: SHELL := $(BASH)
+$(OUT)/reg%/result.json: .SHELLFLAGS := -o pipefail -c
+endif
 $(OUT)/reg%/result.json: | $(NEEDS)-run
-	$(BIN)/regvit-train run --preset $(PRESET) --num-registers $(registers) --seed $(seed) --data $(DATA) $(TRAIN_OPTIONS) --out $(@D)
+	$(BIN)/regvit-train run --preset $(PRESET) --num-registers $(registers) --seed $(seed) --data $(DATA) $(TRAIN_OPTIONS) --out $(@D) $(HEADED)
 
 $(OUT)/lost-voc/results.json: $(OUT)/inputs.txt $(TRAINED) | $(NEEDS)-run
 	$(BIN)/regvit-analyze lost --checkpoint $(MODELS) --data $(VOC) --overwrite --out $(@D)
 
 ON = --data $(DATA) --num-images $(NUM_IMAGES) --num-train-images $(NUM_TRAIN_IMAGES)
-$(OUT)/report.html: $(OUT)/inputs.txt $(TRAINED) $(VOC_RESULTS) | $(NEEDS)-run
+# One of several commands may write the page and the next be killed: then all of them go on.
+$(OUT)/report.html: $(OUT)/inputs.txt $(TRAINED) $(VOC_RESULTS) $(if $(wildcard $(OUT)/unfinished),FORCE) | $(NEEDS)-run
+	@touch $(@D)/unfinished
 	$(BIN)/regvit-analyze all --checkpoint $(MODELS) $(ON) $(addprefix --skip ,$(OF_THE_FIRST_PAIR)) --overwrite --out $(@D)
 ifdef OF_THE_FIRST_PAIR
 	$(BIN)/regvit-analyze all --checkpoint $(wordlist 1,$(words $(REGISTERS)),$(MODELS)) $(ON) --skip norms attention sinks --overwrite --out $(@D)/pair
@@ -147,6 +165,7 @@ endif
 ifneq ($(VOC)$(OF_THE_FIRST_PAIR),)
 	$(BIN)/regvit-analyze report --runs $(MODELS) --out $@ --results $$(ls $(@D)/*/results.json $(@D)/pair/*/results.json 2>/dev/null | xargs -n 1 dirname)
 endif
+	@rm $(@D)/unfinished
 
 # Norm, attention and accuracy against the number of registers, with intervals over seeds.
 sweep: | $(NEEDS)-run
