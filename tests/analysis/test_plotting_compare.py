@@ -36,7 +36,8 @@ def two(first, second, n=100):
 def test_bold_is_what_leaves_out_zero_on_thirty_images(difference, weight):
     _, text = drawn(two(0.5, 0.6), difference)
     assert text.get_fontweight() == weight
-    number = {"question": "q", "title": "t", "is_share": False, "differences": {"b": difference}}
+    number = {"question": "q", "title": "t", "is_share": False}
+    number |= {"differences": {"b": difference}, "over_runs": []}
     lines = summary_lines({"models": [1, 2], "headlines": [number], "first": "a"})
     assert (" b differs from a " in lines[1]) == (weight == "bold")
 

@@ -1,6 +1,5 @@
 """Do 1 device, 8 devices and 2 processes with 2 devices each end with the same parameters?"""
 
-import itertools
 import json
 import os
 import signal
@@ -82,27 +81,48 @@ def free_address():
 
 
 @pytest.fixture(scope="module")
-def runs(recipe, tmp_path_factory):
-    """Parameters after five steps, by how they were computed."""
+def lives(recipe, change, tmp_path_factory):
+    """How runs ended by how they were computed: status, what was said, and where the result is.
+
+    Those of two processes lost the second one after step 3, and were started again.
+    """
     folder = tmp_path_factory.mktemp("hosts")
-    address = free_address()
-    processes = {
-        "1 device": [start(folder / "one", recipe, 1)],
-        "8 devices": [start(folder / "eight", recipe, 8)],
-        "2 x 2": [start(folder / "two", recipe, 2, address, i) for i in range(2)],
+    saving, two = change(recipe, save_steps=1), folder / "two"
+    alone = {
+        "1 device": start(folder / "one", recipe, 1),
+        "8 devices": start(folder / "eight", recipe, 8),
     }
-    found = {}
+    groups = {name: [process] for name, process in alone.items()}
     try:
-        for (name, group), out in zip(processes.items(), ("one", "eight", "two"), strict=True):
-            for process in group:
-                text, _ = process.communicate(timeout=TIMEOUT)
-                assert process.returncode == 0, text
-            found[name] = result(folder / out)
+        for name, last_step in (("lost", "3"), ("2 x 2", "")):
+            address = free_address()
+            given = [(address, 0, ""), (address, 1, last_step)]
+            groups[name] = [start(two, saving, 2, *each) for each in given]
+            said = [process.communicate(timeout=TIMEOUT)[0] for process in groups[name]]
+            groups[name] = [
+                (p.returncode, text) for p, text in zip(groups[name], said, strict=True)
+            ]
+            if last_step:
+                assert not (two / "model").exists()
+        for name, process in alone.items():
+            text, _ = process.communicate(timeout=TIMEOUT)
+            groups[name] = [(process.returncode, text)]
     finally:
-        for process in itertools.chain(*processes.values()):
+        for process in (p for group in groups.values() for p in group if not isinstance(p, tuple)):
             process.kill()
             process.communicate()
-    return found
+    places = {"1 device": folder / "one", "8 devices": folder / "eight", "2 x 2": two}
+    return groups, places
+
+
+@pytest.fixture(scope="module")
+def runs(lives):
+    """Parameters and metrics after five steps, by how they were computed."""
+    groups, places = lives
+    for name in places:
+        for status, text in groups[name]:
+            assert status == 0, text
+    return {name: result(place) for name, place in places.items()}
 
 
 def result(out):
@@ -121,24 +141,12 @@ def test_every_image_is_evaluated_once(runs):
     assert {metrics["top1"]["n"] for _, metrics in runs.values()} == {30}
 
 
-def test_a_run_that_lost_a_process_says_so_and_ends_as_if_it_had_not(
-    recipe, change, runs, tmp_path
-):
-    recipe, out, address = change(recipe, save_steps=1), tmp_path / "two", free_address()
-    lives = [start(out, recipe, 2, address, i, last_step="3" if i else "") for i in range(2)]
-    said = [process.communicate(timeout=TIMEOUT)[0] for process in lives]
-    assert lives[1].returncode == -signal.SIGKILL
-    assert lives[0].returncode == STATUS, said[0]
-    assert "Process 1 is gone" in said[0]
-    assert not (out / "model").exists()
-    address = free_address()
-    lives = [start(out, recipe, 2, address, i) for i in range(2)]
-    said = [process.communicate(timeout=TIMEOUT)[0] for process in lives]
-    assert [process.returncode for process in lives] == [0, 0], said
-    found, expected = result(out)[0], runs["2 x 2"][0]
-    assert found.keys() == expected.keys()
-    for key, value in expected.items():
-        np.testing.assert_array_equal(found[key], value, err_msg=key)
+def test_the_loss_of_a_process_is_told_by_the_other(lives):
+    """What they had saved is where both went on, to the parameters compared above."""
+    (first, said), (second, _) = lives[0]["lost"]
+    assert second == -signal.SIGKILL
+    assert first == STATUS, said
+    assert "Process 1 is gone" in said
 
 
 def test_a_cluster_that_is_half_described_is_refused():
