@@ -2,7 +2,7 @@
 
 import pytest
 
-COUNT = 70
+COUNT = 40
 
 
 def test_damaged_files_are_refused_with_a_sentence_or_read_correctly(tmp_path):
