@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measurements
+from benchmarks.tables import cells, newest_rows, replaced_table
 from regvit_jax import strict_json
 from regvit_jax.analysis.statistics.seeds import difference, mean
 from regvit_jax.train.cores import claim_cores
@@ -103,13 +104,13 @@ def _run(count: int, seed: int, folder: Path) -> Row:
 def lines(rows: Sequence[Row]) -> Iterator[str]:
     """The table, one line for each number of registers."""
     heads = ["registers", "seeds", "found in any block", "after the last block"]
-    yield _cells([*heads, *QUANTITIES.values()])
+    yield cells([*heads, *QUANTITIES.values()])
     yield "|---" * (len(heads) + len(QUANTITIES)) + "|"
     for count in sorted({row["registers"] for row in rows}):
         own = [row for row in rows if row["registers"] == count]
         found = [str(sum(row[name] == "found" for row in own)) for name in ("verdict", "last")]
         numbers = [spoken(name, [row[name] for row in own]) for name in QUANTITIES]
-        yield _cells([str(count), str(len(own)), *found, *numbers])
+        yield cells([str(count), str(len(own)), *found, *numbers])
 
 
 def spoken(name: str, values: Sequence[float]) -> str:
@@ -137,13 +138,12 @@ def effect(rows: Sequence[Row], count: int) -> str:
     )
 
 
-def table(job: str) -> str:
+def table(job: str) -> list[str]:
     """The newest runs of a job, for the page."""
-    jobs = next(jobs for jobs in measurements.newest().values() if job in jobs)
-    rows = jobs[job]["results"]
+    rows = newest_rows(job)
     others = sorted({row["registers"] for row in rows} - {0})
     told = " ".join(effect(rows, count) for count in others)
-    return "\n".join([BEGIN.format(job), *lines(rows), "", told, END.format(job)])
+    return [*lines(rows), "", told]
 
 
 def replaced(text: str) -> str:
@@ -151,8 +151,7 @@ def replaced(text: str) -> str:
     known = {job for jobs in measurements.newest().values() for job in jobs}
     for job in ("organism", "sweep"):
         if job in known and BEGIN.format(job) in text:
-            before, rest = text.split(BEGIN.format(job))
-            text = before + table(job) + rest.split(END.format(job))[1]
+            text = replaced_table(text, BEGIN.format(job), END.format(job), table(job))
     return text
 
 
@@ -168,10 +167,6 @@ def _told(row: Mapping[str, Any]) -> str:
 def _cpu_seconds() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
-
-
-def _cells(values: Sequence[str]) -> str:
-    return "| " + " | ".join(values) + " |"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.tables import replaced_table
 from regvit_jax.config import VARIANTS, ViTConfig
 from regvit_jax.train.flops import training_flops
 
@@ -113,8 +114,7 @@ def lines() -> list[str]:
 
 def replaced(text: str) -> str:
     """The page with the budget anew."""
-    before, rest = text.split(BEGIN)
-    return "\n".join([before + BEGIN, *lines(), END + rest.split(END)[1]])
+    return replaced_table(text, BEGIN, END, lines())
 
 
 def main() -> None:

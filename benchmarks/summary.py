@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.measurements import newest
 from benchmarks.race import OURS
+from benchmarks.tables import replaced_table
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- speed: python -m benchmarks -->", "<!-- end of speed -->"
@@ -37,29 +38,23 @@ def rows(figures: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def block() -> str:
-    """The tables of all machines, between the comments."""
-    lines = [BEGIN]
+def block() -> list[str]:
+    """The tables of all machines."""
+    lines: list[str] = []
     for kind, jobs in newest().items():
         measured = [jobs[job] for job in JOBS if job in jobs]
         dates = sorted({figures["date"] for figures in measured})
         processor = measured[-1]["machine"]["processor"]
         lines += [*HEAD, *(line for figures in measured for line in rows(figures)), ""]
         lines += [f"{kind}: {processor}; {', '.join(dates)}.", ""]
-    return "\n".join([*lines[:-1], END])
-
-
-def replaced(text: str, new: str) -> str:
-    """The text with what lies between the two comments replaced."""
-    before, rest = text.split(BEGIN)
-    return before + new + rest.split(END)[1]
+    return lines[:-1]
 
 
 def main() -> None:
     """Rewrites the README."""
     new = block()
-    print(f"\n{new}\n")
-    README.write_text(replaced(README.read_text(), new))
+    print("", *new, "", sep="\n")
+    README.write_text(replaced_table(README.read_text(), BEGIN, END, new))
     print(f"{README} is up to date.")
 
 

@@ -23,8 +23,8 @@ _BROKEN_ZIP = (
     zipfile.BadZipFile,
     EOFError,
     LookupError,
-    NotImplementedError,
     OverflowError,
+    RuntimeError,  # of zipfile, for a version of the format that it does not know
     ValueError,
     struct.error,
 )

@@ -18,7 +18,7 @@ def is_npz(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, LookupError):
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, LookupError):
         return False
     return bool(names) and all(name.endswith(".npy") for name in names)
 

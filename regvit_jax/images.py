@@ -51,7 +51,6 @@ _DAMAGE = (
     ArithmeticError,
     AttributeError,
     EOFError,
-    NotImplementedError,
     RuntimeError,
     struct.error,
 )

@@ -15,7 +15,7 @@ _DAMAGE = (
     *(ValueError, EOFError, TypeError, AttributeError, KeyError, SyntaxError, struct.error),
     *(zipfile.BadZipFile, zlib.error, MemoryError, OverflowError, RecursionError),
     # Of zipfile, for entries that are encrypted or packed in a way that it does not know.
-    *(NotImplementedError, RuntimeError),
+    RuntimeError,
 )
 
 

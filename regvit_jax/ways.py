@@ -37,14 +37,14 @@ class Ways(NamedTuple):
 
 
 CPU = Ways(1100, 512, half_results=False, attention="own")
-TPU = Ways(None, None, half_results=True, attention="own")
-GPU = TPU._replace(attention="cudnn")
+ACCELERATOR = Ways(None, None, half_results=True, attention="own")
+GPU = ACCELERATOR._replace(attention="cudnn")
 
 _taken: ContextVar[Ways | None] = ContextVar("ways", default=None)
 
 
 def ways() -> Ways:
-    """Those of the default device, or those of `taking`."""
+    """How the default device computes, or whatever `taking` names instead."""
     if (taken := _taken.get()) is not None:
         return taken
     backend = jax.default_backend()
@@ -52,7 +52,7 @@ def ways() -> Ways:
         return CPU
     if backend == "gpu" and cudnn_attends():
         return GPU
-    return TPU
+    return ACCELERATOR
 
 
 @contextlib.contextmanager
@@ -81,8 +81,11 @@ def cudnn_attends() -> bool:
 
     try:
         jax.block_until_ready(jax.jit(jax.grad(attend))(x))
-    except (RuntimeError, NotImplementedError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        sys.stderr.write(f"cuDNN computes no attention here ({reason}): JAX does, slower.\n")
+        sys.stderr.write(
+            f"cuDNN computes no attention here ({reason}): it is computed without, slower. A newer "
+            "GPU, or `pip install 'jax[cuda13]'`, may have it.\n"
+        )
         return False
     return True

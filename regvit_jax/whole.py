@@ -66,6 +66,20 @@ def appearing(path: str | Path, replace: bool = False) -> Iterator[Path]:
         _remove(partial)
 
 
+def untaken(name: str, suffix: str = "") -> Path:
+    """NAME and the suffix; where something is there, the first of NAME-2, NAME-3, ... that is free.
+
+    Args:
+      name: A path without its suffix.
+      suffix: Such as ".html"; none for a folder.
+    """
+    number, path = 1, Path(f"{name}{suffix}")
+    while path.exists():
+        number += 1
+        path = Path(f"{name}-{number}{suffix}")
+    return path
+
+
 def remove_leftovers(folder: str | Path, is_alone: bool = False) -> list[Path]:
     """Removes from a folder what processes of this machine that are gone were writing.
 

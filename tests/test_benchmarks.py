@@ -14,6 +14,7 @@ from scipy import stats
 from benchmarks import machine, measurements, summary
 from benchmarks.photographs import COUNT, HEIGHT, WIDTH, photographs
 from benchmarks.race import Timing, median_interval, table
+from benchmarks.tables import replaced_table
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -35,7 +36,7 @@ def results(images: int = 8) -> list[dict]:
 
 def test_the_readmes_tables_are_those_of_the_newest_figures():
     text = summary.README.read_text()
-    assert summary.replaced(text, summary.block()) == text
+    assert replaced_table(text, summary.BEGIN, summary.END, summary.block()) == text
 
 
 def test_a_row_says_how_many_times_as_fast_and_how_much_memory():

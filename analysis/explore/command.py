@@ -9,7 +9,7 @@ from regvit_jax.analysis.explore.page import Model, page
 from regvit_jax.analysis.explore.record import Record, Recorder
 from regvit_jax.analysis.look.opened import Opened, Photograph, open_models, open_photographs
 from regvit_jax.errors import InputError
-from regvit_jax.whole import write_whole
+from regvit_jax.whole import untaken, write_whole
 
 MAX_PHOTOGRAPHS, MAX_MODELS = 8, 4
 
@@ -84,8 +84,4 @@ def _place(options: ExploreOptions, name: str) -> Path:
         if options.out.exists() and not options.overwrite:
             raise InputError(f"{options.out} exists. Add --overwrite, or name another file.")
         return options.out
-    file, number = Path(f"explore-{name}.html"), 1
-    while file.exists():
-        number += 1
-        file = Path(f"explore-{name}-{number}.html")
-    return file
+    return untaken(f"explore-{name}", ".html")

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 
 from regvit_jax.analysis.explore.record import Record
@@ -17,10 +16,9 @@ from regvit_jax.analysis.plotting.tokens import (
     PATCHES,
     REGISTERS,
 )
+from regvit_jax.analysis.templates import filled
 from regvit_jax.config import ViTConfig
 from regvit_jax.tokens import TokenLayout
-
-TEMPLATE = "page.html.jinja"
 
 
 class Model(NamedTuple):
@@ -49,13 +47,6 @@ def page(
       levels: Of the square root of a weight.
       texts: The records' numbers.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("regvit_jax.analysis.explore", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     count = len(names)
     meta = {
         "levels": levels,
@@ -65,17 +56,18 @@ def page(
         "colours": {"cls": CLS, "register": REGISTERS, "patch": PATCHES, "outlier": OUTLIERS},
     }
     uris = [image_uri(record.pixels, "jpeg") for record in records]
-    return environment.get_template(TEMPLATE).render(
-        names=names,
-        models=models,
-        meta=meta,
-        colours=meta["colours"],
-        pictures=[uris[i * count : (i + 1) * count] for i in range(len(models))],
-        texts=[texts[i * count : (i + 1) * count] for i in range(len(models))],
-        precision=f"{100 / levels:.1g}",
-        heads=max(model.config.num_heads for model in models),
-        num_blocks=max(model.config.depth for model in models),
-    )
+    values = {
+        "names": names,
+        "models": models,
+        "meta": meta,
+        "colours": meta["colours"],
+        "pictures": [uris[i * count : (i + 1) * count] for i in range(len(models))],
+        "texts": [texts[i * count : (i + 1) * count] for i in range(len(models))],
+        "precision": f"{100 / levels:.1g}",
+        "heads": max(model.config.num_heads for model in models),
+        "num_blocks": max(model.config.depth for model in models),
+    }
+    return filled("explore", values)
 
 
 def _meta(model: Model) -> dict[str, Any]:

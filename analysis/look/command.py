@@ -10,7 +10,7 @@ from regvit_jax.analysis.look.page import page
 from regvit_jax.analysis.look.view import Views, see_all
 from regvit_jax.analysis.plotting import figure_bytes
 from regvit_jax.errors import InputError
-from regvit_jax.whole import appearing, write_whole
+from regvit_jax.whole import appearing, untaken, write_whole
 
 PAGE_FILE = "look.html"
 
@@ -57,11 +57,7 @@ def _folder(options: LookOptions, name: str) -> Path:
                 f"{options.out} holds an earlier look. Add --overwrite, or name another folder."
             )
         return options.out
-    folder, number = Path(f"look-{name}"), 1
-    while folder.exists():
-        number += 1
-        folder = Path(f"look-{name}-{number}")
-    return folder
+    return untaken(f"look-{name}")
 
 
 def _file_names(stems: Sequence[str]) -> list[str]:

@@ -4,7 +4,6 @@ import base64
 import io
 from typing import Literal
 
-import jinja2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
@@ -12,32 +11,24 @@ from PIL import Image
 from regvit_jax.analysis.look.view import EVEN, NORM_UNIT, Map, View, Views
 from regvit_jax.analysis.plotting import coloured
 from regvit_jax.analysis.plotting.tokens import ATTENTION_MAP, NORM_MAP, OUTLIERS
+from regvit_jax.analysis.templates import filled
 
-TEMPLATE = "page.html.jinja"
 _STOPS = 9  # of a colour bar
 
 
 def page(views: Views) -> str:
     """The views as HTML that needs no other file and no network."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("regvit_jax.analysis.look", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     bars = [
         (NORM_UNIT, NORM_MAP, views.norm_end),
         (EVEN, ATTENTION_MAP, views.attention_end),
     ]
-    return environment.get_template(TEMPLATE).render(
-        photographs=[
-            (name, [_Shown(view, views) for view in row])
-            for name, row in zip(views.names, views.views, strict=True)
-        ],
-        bars=[(label, _gradient(colours), f"{end:g}") for label, colours, end in bars],
-        outliers=OUTLIERS,
-    )
+    photographs = [
+        (name, [_Shown(view, views) for view in row])
+        for name, row in zip(views.names, views.views, strict=True)
+    ]
+    scales = [(label, _gradient(colours), f"{end:g}") for label, colours, end in bars]
+    values = {"photographs": photographs, "bars": scales, "outliers": OUTLIERS}
+    return filled("look", values)
 
 
 def image_uri(pixels: UInt8[np.ndarray, "h w 3"], kind: Literal["png", "jpeg"]) -> str:

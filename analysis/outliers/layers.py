@@ -25,6 +25,17 @@ class ModelVerdict(NamedTuple):
     strongest: int | None
     """The layer whose outliers are furthest out; None where none were found."""
 
+    @property
+    def strongest_cut(self) -> tuple[int, float] | None:
+        """After which block outliers are furthest out, and the multiple of the median norm of their
+        image from which on a patch is one there; None where none were found.
+        """
+        if self.strongest is None:
+            return None
+        group = self.layers[self.strongest].group
+        assert group is not None
+        return self.strongest - 1, group.cut_ratio
+
     def labels(self, norms: Float[np.ndarray, "n p"]) -> Bool[np.ndarray, "n p"]:
         """Which patches are outliers, from the norms of the strongest layer; none if not found."""
         group = None if self.strongest is None else self.layers[self.strongest].group

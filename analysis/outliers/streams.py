@@ -52,6 +52,13 @@ def l2_norm(tokens: Float[Array, "*b d"]) -> Float[Array, "*b"]:
     return jnp.sqrt(jnp.sum(jnp.square(tokens.astype(jnp.float32)), axis=-1))
 
 
+def over_median(tokens: Float[Array, "b t d"], layout: TokenLayout) -> Float[Array, "b t"]:
+    """Norms of all tokens, in units of the median of their image's patches."""
+    norms = l2_norm(tokens)
+    median = jnp.median(norms[:, layout.patches], axis=1, keepdims=True)
+    return norms / jnp.maximum(median, 1e-12)
+
+
 class NormColumns:
     """Norms of every image, layer and token, read one layer at a time.
 

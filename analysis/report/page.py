@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup, escape
 
 from regvit_jax.analysis.options import ReportOptions
@@ -18,10 +17,10 @@ from regvit_jax.analysis.report.contents import (
     plain_value,
 )
 from regvit_jax.analysis.report.markdown import markdown
+from regvit_jax.analysis.templates import filled
 from regvit_jax.errors import InputError
 from regvit_jax.whole import appearing, remove_leftovers
 
-TEMPLATE = "page.html.jinja"
 MARKDOWN_SUFFIX = ".md"
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
@@ -52,17 +51,9 @@ def write_report(options: ReportOptions) -> None:
 
 def page(contents: Contents) -> str:
     """The report as HTML that needs no other file and no network."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("regvit_jax.analysis.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"code": _code, "plain": plain_value, "unbroken": _unbroken}
-    return environment.get_template(TEMPLATE).render(
-        report=contents, introduction=INTRODUCTION, methods=METHODS, about_claims=CLAIMS
-    )
+    values = {"report": contents, "introduction": INTRODUCTION, "methods": METHODS}
+    filters = {"code": _code, "plain": plain_value, "unbroken": _unbroken}
+    return filled("report", values | {"about_claims": CLAIMS}, filters)
 
 
 def _code(text: str) -> Markup:

@@ -1,6 +1,7 @@
 """Tiny models, pictures and planted outliers for the tests of the analyses."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from regvit_jax.analysis.cli import main
 from regvit_jax.analysis.engine.columns import Columns
 from regvit_jax.analysis.engine.subjects import Images
 from regvit_jax.analysis.options import LabelOptions
@@ -166,3 +168,13 @@ def checkpoints(tmp_path_factory, pictures) -> dict[str, Path]:
         "registers": save_checkpoint(folder / "registers", registers, random_params(registers, 4)),
         "planted": save_checkpoint(folder / "planted", TINY, plant_outliers(TINY, params, images)),
     }
+
+
+def call(patch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Exit status of `regvit-analyze`, run in this process."""
+    patch.setattr(sys, "argv", ["regvit-analyze", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0

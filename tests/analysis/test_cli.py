@@ -11,20 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regvit_jax.analysis.cli import main
 from regvit_jax.analysis.engine.results import RESULTS_FILE
+from tests.analysis.conftest import call
 
 COMMAND = [sys.executable, "-m", "analysis"]
-
-
-def call(monkeypatch, *arguments) -> int:
-    """Exit status of the command, run in this process."""
-    monkeypatch.setattr(sys, "argv", ["regvit-analyze", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return end.code or 0
-    return 0
 
 
 def results_of(folder: Path) -> dict:

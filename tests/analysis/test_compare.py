@@ -2,21 +2,10 @@
 
 import csv
 import json
-import sys
 
 import pytest
 
-from regvit_jax.analysis.cli import main
-
-
-def call(monkeypatch, *arguments) -> int:
-    """Exit status of the command, run in this process."""
-    monkeypatch.setattr(sys, "argv", ["regvit-analyze", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return end.code or 0
-    return 0
+from tests.analysis.conftest import call
 
 
 def model(label, registers, is_twin=False, **numbers):

@@ -5,7 +5,6 @@ import dataclasses
 import html.parser
 import json
 import re
-import sys
 import zlib
 
 import jax
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 
 import regvit_jax
-from regvit_jax.analysis.cli import main
 from regvit_jax.analysis.explore import packed as packing
 from regvit_jax.analysis.explore.command import explorer
 from regvit_jax.analysis.explore.packed import kept_blocks, packed
@@ -26,7 +24,7 @@ from regvit_jax.errors import InputError
 from regvit_jax.model import DeiT3
 from regvit_jax.preprocess import Preprocess
 from tests.analysis.browser import Browser
-from tests.analysis.conftest import TINY, random_params
+from tests.analysis.conftest import TINY, call, random_params
 
 ATOL = 1e-5  # float32 attention and cosines, another program
 
@@ -34,15 +32,6 @@ ATOL = 1e-5  # float32 attention and cosines, another program
 @pytest.fixture(scope="module")
 def photos(pictures):
     return sorted(pictures.rglob("*.png"))[:2]
-
-
-def call(monkeypatch, *arguments) -> int:
-    monkeypatch.setattr(sys, "argv", ["regvit-analyze", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return end.code or 0
-    return 0
 
 
 def traced(checkpoint, photo):

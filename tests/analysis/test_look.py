@@ -3,7 +3,6 @@
 import dataclasses
 import html.parser
 import shutil
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,6 @@ import pytest
 from PIL import Image
 
 import regvit_jax
-from regvit_jax.analysis.cli import main
 from regvit_jax.analysis.look.colours import component_colours, matched
 from regvit_jax.analysis.look.far_out import far_out
 from regvit_jax.analysis.look.opened import Photograph, open_models, open_photographs
@@ -22,7 +20,7 @@ from regvit_jax.checkpoint import CheckpointInfo
 from regvit_jax.errors import InputError
 from regvit_jax.model import DeiT3
 from regvit_jax.preprocess import Preprocess
-from tests.analysis.conftest import TINY, random_params
+from tests.analysis.conftest import TINY, call, random_params
 
 GRID = (4, 6)
 ATOL = 2e-5  # float32 norms of about 10, against float64
@@ -31,15 +29,6 @@ ATOL = 2e-5  # float32 norms of about 10, against float64
 @pytest.fixture(scope="module")
 def photos(pictures):
     return sorted(pictures.rglob("*.png"))[:3]
-
-
-def call(monkeypatch, *arguments) -> int:
-    monkeypatch.setattr(sys, "argv", ["regvit-analyze", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return end.code or 0
-    return 0
 
 
 def traced_by(opened, images):

@@ -13,8 +13,8 @@ import pytest
 
 from regvit_jax import load
 from regvit_jax.analysis import questions
-from regvit_jax.analysis.cli import main
 from regvit_jax.analysis.engine.results import RESULTS_FILE
+from tests.analysis.conftest import call
 
 NUM_IMAGES = 8
 OWN = '''"""How long is the first token?"""
@@ -86,16 +86,6 @@ ANALYSIS = Analysis(
     options=LengthOptions,
 )
 '''
-
-
-def call(monkeypatch, *arguments) -> int:
-    """Exit status of the command, run in this process."""
-    monkeypatch.setattr(sys, "argv", ["regvit-analyze", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return end.code or 0
-    return 0
 
 
 def shared(checkpoints, pictures) -> tuple:

@@ -3,23 +3,12 @@
 import csv
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from regvit_jax.analysis.cli import main
-
-
-def call(monkeypatch, *arguments) -> int:
-    """Exit status of the command, run in this process."""
-    monkeypatch.setattr(sys, "argv", ["regvit-analyze", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return end.code or 0
-    return 0
+from tests.analysis.conftest import call
 
 
 def read(folder: Path) -> dict:

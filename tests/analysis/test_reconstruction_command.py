@@ -6,12 +6,12 @@ import sys
 import numpy as np
 import pytest
 
-from regvit_jax.analysis.cli import main
 from regvit_jax.analysis.engine.parts import open_parts
 from regvit_jax.analysis.questions.reconstruction.options import ReconstructionOptions
 from regvit_jax.analysis.questions.reconstruction.probe_files import load_probe, save_probe
 from regvit_jax.analysis.questions.reconstruction.probes import apply_mlp, start_mlp
 from regvit_jax.convert import cli as convert
+from tests.analysis.conftest import call
 
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 
@@ -21,16 +21,6 @@ IMPORTED_ATOL = 1e-6
 # The same numbers in float64, written and read: measured 0.
 SAME_ATOL = 1e-12
 POOLED_L2 = "reconstruction/quantile_98/all/linear/normalised/l2"
-
-
-def call(patch, *arguments) -> int:
-    """Exit status of the command, run in this process."""
-    patch.setattr(sys, "argv", ["regvit-analyze", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as end:
-        return end.code or 0
-    return 0
 
 
 def results_of(folder) -> dict:

@@ -10,7 +10,7 @@ import pytest
 from regvit_jax import DeiT3, ViTConfig
 from regvit_jax.checkpoint import flatten
 from regvit_jax.model import init_params
-from regvit_jax.ways import CPU, GPU, TPU, cudnn_attends, taking, ways
+from regvit_jax.ways import ACCELERATOR, CPU, GPU, cudnn_attends, taking, ways
 
 CONFIG = ViTConfig(
     embed_dim=64,
@@ -72,7 +72,7 @@ def test_this_platform_takes_its_own_way():
 
 
 @pytest.mark.parametrize(
-    "taken", [TPU, PLAIN_GPU], ids=["results of 16 bits", "and JAX's attention"]
+    "taken", [ACCELERATOR, PLAIN_GPU], ids=["results of 16 bits", "and attention of JAX"]
 )
 def test_gradients_in_bfloat16_are_as_near_to_float32_as_those_of_this_platform(
     given, exact, taken
@@ -106,6 +106,7 @@ def test_a_gpu_writes_16_bits_wherever_a_kernel_is_multiplied(given):
     assert of_kernels.count("bf16") == 3 * DENSE - 1 + 2  # pixels have no gradient; the head's have
     assert of_kernels.count("f32") == 1  # logits
     assert "optimization_barrier" not in text
+    assert text != lowered(given, ACCELERATOR)  # attention is computed in another way
     here = re.findall(r"dot_general.*-> tensor<((?:\d+x)*)(\w+)>", lowered(given, CPU))
     assert {kind for _, kind in here} == {"f32"}
 
@@ -120,7 +121,7 @@ def test_gelus_inputs_of_16_bits_wait_for_the_gradient(given):
 
     num_tokens = len(images) * DeiT3(CONFIG).layout(images.shape).num_tokens
     saved_bytes = 2 * num_tokens * CONFIG.mlp_dim * CONFIG.depth
-    assert waiting(CPU) - waiting(TPU) == saved_bytes
+    assert waiting(CPU) - waiting(ACCELERATOR) == saved_bytes
 
 
 def test_where_cudnn_does_not_attend_this_is_said_and_jax_does(capsys):

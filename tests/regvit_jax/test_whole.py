@@ -9,7 +9,7 @@ import pytest
 
 from regvit_jax import whole
 from regvit_jax.errors import InputError
-from regvit_jax.whole import appearing, remove_leftovers, vanish, write_whole
+from regvit_jax.whole import appearing, remove_leftovers, untaken, vanish, write_whole
 
 
 def names(folder):
@@ -153,3 +153,12 @@ def test_what_vanishes_leaves_nothing(tmp_path):
     make_folder(tmp_path / "x", "old")
     vanish(tmp_path / "x")
     assert names(tmp_path) == []
+
+
+def test_a_name_that_is_taken_is_numbered_before_its_suffix(tmp_path):
+    name = str(tmp_path / "photo.2")
+    for expected in ("photo.2.html", "photo.2-2.html", "photo.2-3.html"):
+        path = untaken(name, ".html")
+        assert path.name == expected
+        path.touch()
+    assert untaken(name).name == "photo.2"

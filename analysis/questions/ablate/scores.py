@@ -34,9 +34,10 @@ def scores_of_heads(
     neighbours: int,
     seed: int,
 ) -> Scores:
-    """Whether each image is told rightly by the head, its neighbours and a linear probe.
+    """Whether each classifier gets each image right, in every condition; all (n, conditions).
 
-    "same_answer" is whether the head says what it says untouched, "top1" whether that is right.
+    "top1" is the head, "neighbours" a vote of the nearest training images, "linear" a linear probe;
+    "same_answer" is whether the head predicts what it does in the untouched network.
     """
     found: Scores = {}
     predicted, labels = judged.read("predicted"), judged.labels

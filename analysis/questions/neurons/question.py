@@ -29,8 +29,9 @@ from regvit_jax.analysis.engine.columns import Columns
 from regvit_jax.analysis.engine.passes import run_after
 from regvit_jax.analysis.engine.question import Keep, Kept, shown_pixels
 from regvit_jax.analysis.engine.subjects import Subject, choose_shown, head_fits
-from regvit_jax.analysis.outliers.all_layers import cut_of, kept_layers, verdict_of
+from regvit_jax.analysis.outliers.labels import model_verdict
 from regvit_jax.analysis.outliers.layers import ModelVerdict
+from regvit_jax.analysis.outliers.streams import NormColumns, keep_norms
 from regvit_jax.analysis.questions.neurons.figures import (
     Sweep,
     SweptMaps,
@@ -57,6 +58,7 @@ from regvit_jax.analysis.questions.neurons.units import (
 from regvit_jax.analysis.statistics.bootstrap import Estimate, Resampled
 from regvit_jax.checkpoint import load, read_info, save
 from regvit_jax.config import AddedRegisters
+from regvit_jax.edits import Edit
 from regvit_jax.errors import InputError
 from regvit_jax.model import DeiT3
 from regvit_jax.tokens import resolve_layers
@@ -96,7 +98,7 @@ def keeps(subject: Subject, asked: Asked) -> dict[str, Keep]:
     images, preprocess = asked.images, subject.preprocess
     shown = choose_shown(asked.options, images.source, images.indices)
     return {
-        "layers": kept_layers(images, preprocess),
+        "norms": keep_norms(images, preprocess),
         "maps": kept_maps(images.only(shown), preprocess),
         "shown": shown_pixels(images, preprocess, shown),
     }
@@ -104,13 +106,13 @@ def keeps(subject: Subject, asked: Asked) -> dict[str, Keep]:
 
 def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
     """Units, sweep, and the network with test-time registers; nothing without outliers."""
-    options, layers = asked.options, kept["layers"]
-    before = judged(layers, subject, asked)
+    options, norms = asked.options, NormColumns.of(subject, kept["norms"])
+    before = model_verdict(norms, asked.bootstrap(norms.num_images))
     facts = {"outliers": {"answer": before.answer, "reason": before.reason}}
     if before.strongest is None:
         answer = "has no outlier tokens" if before.answer == "not found" else "may have none"
         reason = f"The model {answer}, so no unit is looked for. {before.reason}"
-        return Measured(layers.num_rows, {}, facts, remarks=[reason])
+        return Measured(norms.num_images, {}, facts, remarks=[reason])
     where = where_of(before, options, subject)
     scores = _scores(subject, kept, asked, where)
     units = ranked(scores)
@@ -120,7 +122,7 @@ def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
     numbers, shares = _numbers(swept, tried, subject, asked)
     chosen = choose(tried, shares)
     after, maps = _shifted(subject, kept, asked, chosen)
-    numbers |= _chosen_numbers(numbers, chosen, layers.num_rows)
+    numbers |= _chosen_numbers(numbers, chosen, norms.num_images)
     added = AddedRegisters(
         tuple((int(b), int(m)) for b, m in units[: chosen.num_units]), options.added, options.rule
     )
@@ -129,22 +131,16 @@ def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
         "looked_for": where._asdict(),
         "test_time_registers": dataclasses.asdict(added),
     }
-    remarks = list(_sentences(numbers, chosen, after, where, asked, layers.num_rows))
+    remarks = list(_sentences(numbers, chosen, after, where, asked, norms.num_images))
     if options.save is not None:
         remarks.append(f"Saved: {save_with(subject, added, options)}")
     drawn = Neurons(scores, units, chosen.num_units, [c.name for c in tried], maps)
-    return Measured(layers.num_rows, numbers, facts, remarks=remarks, drawn=drawn)
-
-
-def judged(layers: Columns, subject: Subject, asked: Asked) -> ModelVerdict:
-    """Whether there are outliers, layer by layer."""
-    grid = DeiT3(subject.config).layout((1, *subject.preprocess.shape)).grid
-    return verdict_of(layers, subject.config.depth, grid, asked.bootstrap(layers.num_rows))
+    return Measured(norms.num_images, numbers, facts, remarks=remarks, drawn=drawn)
 
 
 def where_of(verdict: ModelVerdict, options: NeuronsOptions, subject: Subject) -> Where:
     """Outliers as the verdict has them where they are furthest out; units up to their first."""
-    cut = cut_of(verdict)
+    cut = verdict.strongest_cut
     assert cut is not None
     found = [i for i, layer in enumerate(verdict.layers) if i and layer.answer == "found"]
     top = found[0] - 1
@@ -242,7 +238,8 @@ def _shifted(
     keep = kept_shifted(asked.images, subject.preprocess, chosen.mask, options.rule, options.added)
     after = run_after("neurons", options, subject, {"after": keep}, kept.folder)["after"]
     rows = {index: row for row, index in enumerate(after.indices.tolist())}
-    grid = DeiT3(subject.config).layout((1, *subject.preprocess.shape)).grid
+    own = DeiT3(subject.config).layout((1, *subject.preprocess.shape))
+    norms = NormColumns(after, subject.config.depth + 2, Edit(added=options.added).layout(own))
     maps = []
     for index, pixels, before in zip(
         kept["shown"].indices.tolist(),
@@ -251,9 +248,9 @@ def _shifted(
     ):
         both = (before, after.mapped("map")[rows[index]])
         maps.append(
-            SweptMaps(asked.images.named(index), pixels, *(np.reshape(m, grid) for m in both))
+            SweptMaps(asked.images.named(index), pixels, *(np.reshape(m, own.grid) for m in both))
         )
-    return judged(after, subject, asked), maps
+    return model_verdict(norms, asked.bootstrap(norms.num_images)), maps
 
 
 def _chosen_numbers(numbers: Mapping[Key, Number], chosen: Tried, count: int) -> dict[Key, Number]:

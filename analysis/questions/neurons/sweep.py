@@ -17,7 +17,7 @@ from regvit_jax.analysis.discovery.lost import lost
 from regvit_jax.analysis.engine.extract import Forward
 from regvit_jax.analysis.engine.question import Keep
 from regvit_jax.analysis.engine.subjects import Images
-from regvit_jax.analysis.outliers.all_layers import contrast, layer_norms
+from regvit_jax.analysis.outliers.streams import kept_norms, over_median
 from regvit_jax.analysis.questions.neurons.units import Where, as_mask
 from regvit_jax.config import ShiftRule
 from regvit_jax.edits import Edit, shift_units, zero_units
@@ -100,7 +100,7 @@ def _judged(
 ) -> dict[str, Array]:
     at = trace.blocks[where.block]
     assert at is not None
-    ratios = contrast(at.tokens, layout)[:, layout.patches]
+    ratios = over_median(at.tokens, layout)[:, layout.patches]
     found = {
         "predicted": trace.logits.argmax(axis=-1).astype(jnp.int32),
         "share": jnp.mean(ratios >= where.cut_ratio, axis=1, dtype=jnp.float32),
@@ -132,12 +132,12 @@ def kept_shifted(
     rule: ShiftRule,
     added: int,
 ) -> Keep:
-    """Keeps of the shifted network what `kept_layers` and `kept_maps` do of the untouched one."""
+    """Keeps of the shifted network what `keep_norms` and `kept_maps` do of the untouched one."""
 
     def compute(forward: Forward, given: Any) -> dict[str, Array]:
         edit = shift_units(forward.layout, given, added, rule)
         layout, trace = edit.layout(forward.layout), forward.run(edit)
-        return layer_norms(trace, layout) | cls_map(trace, layout)
+        return kept_norms(trace, layout) | cls_map(trace, layout)
 
     places = tuple(map(tuple, np.argwhere(units).tolist()))
     key = ("shifted", places, rule, added)

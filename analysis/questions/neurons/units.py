@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from regvit_jax.analysis.engine.question import Keep
 from regvit_jax.analysis.engine.subjects import Images
-from regvit_jax.analysis.outliers.all_layers import contrast
+from regvit_jax.analysis.outliers.streams import over_median
 from regvit_jax.batches import Batch
 from regvit_jax.config import ShiftRule
 from regvit_jax.model import ViTTrace
@@ -44,7 +44,7 @@ def kept_scores(images: Images, preprocess: Preprocess, where: Where, rule: Shif
         hidden = [block.hidden for block in trace.blocks[: where.top_block + 1] if block]
         at = trace.blocks[where.block]
         assert at is not None
-        is_outlier = contrast(at.tokens, layout) >= where.cut_ratio
+        is_outlier = over_median(at.tokens, layout) >= where.cut_ratio
         counted = np.zeros((1, layout.num_tokens), bool)
         counted[:, layout.patches] = True
         if rule == "released" and layout.cls is not None:

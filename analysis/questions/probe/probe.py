@@ -65,7 +65,7 @@ class Classified(NamedTuple):
     tried: Float[np.ndarray, " s"]
     """Accuracy on the held-out training images, by strength or number of neighbours."""
     by_choice: Bool[np.ndarray, "n s"] | None
-    """For each number of neighbours, whether each image is classified rightly."""
+    """For each number of neighbours, whether each image is classified correctly."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ class KindResult:
     """Why nothing could be fitted."""
 
     def scores(self, neighbours: bool = False) -> Float[np.ndarray, " n"]:
-        """Share of the draws in which each image is classified rightly."""
+        """Share of the draws in which each image is classified correctly."""
         fits = self.neighbours if neighbours else self.logistic
         return np.stack([fit.is_right for fit in fits]).mean(axis=0, dtype=np.float64)
 

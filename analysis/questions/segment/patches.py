@@ -162,6 +162,6 @@ def ious(means: Float[np.ndarray, "*r c 3"]) -> Float[np.ndarray, "*r c"]:
 
 
 def accuracy(means: Float[np.ndarray, "*r c 3"]) -> Float[np.ndarray, "*r"]:
-    """The share of the patches that are said rightly."""
+    """The share of the patches that are classified correctly."""
     right, all_of_them = means[..., 0].sum(axis=-1), means[..., 1].sum(axis=-1)
     return np.asarray(right / np.maximum(all_of_them, 1e-30))

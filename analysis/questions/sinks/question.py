@@ -22,12 +22,12 @@ from regvit_jax.analysis.engine.analysis import (
 from regvit_jax.analysis.engine.passes import run_after
 from regvit_jax.analysis.engine.question import Keep, Kept
 from regvit_jax.analysis.engine.subjects import Subject
-from regvit_jax.analysis.outliers.all_layers import cut_of, kept_layers, verdict_of
+from regvit_jax.analysis.outliers.labels import model_verdict
+from regvit_jax.analysis.outliers.streams import NormColumns, keep_norms
 from regvit_jax.analysis.questions.sinks.figures import Flow, flow_figure, heads_figure
 from regvit_jax.analysis.questions.sinks.options import SinksOptions
 from regvit_jax.analysis.questions.sinks.received import KINDS, QUANTITIES, kept_received
 from regvit_jax.analysis.statistics.bootstrap import Bootstrap, Estimate, Resampled
-from regvit_jax.model import DeiT3
 
 TITLES = {
     "received": Quantity("attention received, of all tokens'", is_share=True, is_compared=True),
@@ -69,18 +69,17 @@ def ask(options: SinksOptions, checkpoints: Sequence[Subject]) -> Asked:
 
 def keeps(subject: Subject, asked: Asked) -> dict[str, Keep]:
     """Norms in every layer, for the verdict on outliers."""
-    return {"layers": kept_layers(asked.images, subject.preprocess)}
+    return {"norms": keep_norms(asked.images, subject.preprocess)}
 
 
 def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
     """Attention, values and contributions of every kind of token."""
-    layers, depth = kept["layers"], subject.config.depth
-    layout = DeiT3(subject.config).layout((1, *subject.preprocess.shape))
-    verdict = verdict_of(layers, depth, layout.grid, asked.bootstrap(layers.num_rows))
-    keep = kept_received(asked.images, subject.preprocess, cut_of(verdict))
+    norms = NormColumns.of(subject, kept["norms"])
+    verdict = model_verdict(norms, asked.bootstrap(norms.num_images))
+    keep = kept_received(asked.images, subject.preprocess, verdict.strongest_cut)
     columns = run_after("sinks", asked.options, subject, {"received": keep}, kept.folder)
     rows = columns["received"]
-    is_there = (True, layout.num_registers > 0, verdict.strongest is not None, True)
+    is_there = (True, norms.layout.num_registers > 0, verdict.strongest is not None, True)
     kinds = [kind for kind, known in zip(KINDS, is_there, strict=True) if known]
     bootstrap = asked.bootstrap(rows.num_rows)
     numbers: dict[Key, Number] = {}
@@ -89,9 +88,8 @@ def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
         numbers |= _numbers(name, heads[name], kinds, bootstrap)
     numbers |= _counts(heads, kinds, asked.options)
     facts = {"outliers": {"answer": verdict.answer, "reason": verdict.reason}}
-    return Measured(
-        *(rows.num_rows, numbers, facts), remarks=list(_sentences(numbers, kinds, bootstrap))
-    )
+    remarks = list(_sentences(numbers, kinds, bootstrap))
+    return Measured(rows.num_rows, numbers, facts, remarks=remarks)
 
 
 def _numbers(
@@ -112,9 +110,7 @@ def _numbers(
         flat = values.reshape(len(values), -1)
         known = np.isfinite(flat)
         both = np.stack([np.where(known, flat, 0.0), known], axis=-1)
-        numbers = bootstrap.resampled(
-            both, lambda m: m[..., 0] / np.where(m[..., 1], m[..., 1], np.nan)
-        )
+        numbers = bootstrap.resampled(both, _over_known)
         for place, number in zip(np.ndindex(values.shape[1:]), numbers, strict=True):
             key = (*map(str, place[:-1]), kinds[place[-1]])
             if np.isfinite(number.value):

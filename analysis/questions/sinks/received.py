@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from regvit_jax.analysis.engine.extract import Forward
 from regvit_jax.analysis.engine.question import Keep
 from regvit_jax.analysis.engine.subjects import Images
-from regvit_jax.analysis.outliers.all_layers import contrast
+from regvit_jax.analysis.outliers.streams import over_median
 from regvit_jax.blocks import BlockTrace
 from regvit_jax.preprocess import Preprocess
 
@@ -65,7 +65,7 @@ def kinds_of(forward: Forward, outliers: tuple[int, float] | None) -> Float[Arra
     if outliers is not None:
         block = trace.blocks[outliers[0]]
         assert block is not None
-        is_outlier = patches * (contrast(block.tokens, layout) >= outliers[1])
+        is_outlier = patches * (over_median(block.tokens, layout) >= outliers[1])
     whole = [jnp.broadcast_to(kind, is_outlier.shape) for kind in (cls, registers)]
     return jnp.stack([*whole, is_outlier, patches - is_outlier], axis=-1)
 
