@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from regvit_jax.analysis.look.opened import Opened, Photograph
-from regvit_jax.analysis.outliers.streams import l2_norm
+from regvit_jax.analysis.outliers.streams import l2_norm, stream_norms
 from regvit_jax.model import ViTTrace
 from regvit_jax.tokens import TokenLayout
 
@@ -87,6 +87,4 @@ def _reduced(trace: ViTTrace, blocks: Sequence[int], order, num_specials: int):
     attention = jnp.stack([kept[i].attn[0][:, order][:, :, order] for i in blocks])
     features = trace.normed[0, order]
     unit = features / jnp.maximum(l2_norm(features)[:, None], 1e-12)
-    streams = [trace.embedded, *(block.tokens for block in kept)]
-    norms = jnp.stack([l2_norm(stream[0, order]) for stream in streams])
-    return attention, unit @ unit[num_specials:].T, norms
+    return attention, unit @ unit[num_specials:].T, stream_norms(trace)[0][:, order]

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from regvit_jax.analysis.look.opened import Opened, Photograph
-from regvit_jax.analysis.outliers.streams import l2_norm
+from regvit_jax.analysis.outliers.streams import stream_norms
 from regvit_jax.checkpoint import Params
 from regvit_jax.model import DeiT3, ViTTrace
 from regvit_jax.tokens import TokenLayout, resolve_layers
@@ -89,15 +89,16 @@ def observe(model: DeiT3, params: Params, images: Float[jax.Array, "b h w c"], b
     assert isinstance(trace, ViTTrace)
     blocks = [kept for kept in trace.blocks if kept is not None]
     layout = model.layout(images.shape)
-    streams = [trace.embedded, *(kept.tokens for kept in blocks)]
     return (
-        jnp.stack([l2_norm(stream) for stream in streams], axis=1),
-        looks(blocks[block].attn, layout),
+        stream_norms(trace),
+        attention_to_patches(blocks[block].attn, layout),
         trace.normed[:, layout.patches],
     )
 
 
-def looks(attn: Float[jax.Array, "b k t t"], layout: TokenLayout) -> Float[jax.Array, "b k q n"]:
+def attention_to_patches(
+    attn: Float[jax.Array, "b k t t"], layout: TokenLayout
+) -> Float[jax.Array, "b k q n"]:
     """Attention of the queries to the patches, in multiples of even attention over all tokens."""
     to_patches = attn[..., layout.patches]
     rows = [] if layout.has_cls else [to_patches[:, :, layout.patches].mean(axis=2, keepdims=True)]

@@ -33,7 +33,12 @@ def keep_norms(images: Images, preprocess: Preprocess) -> Keep:
 def token_norms(trace: ViTTrace, layout: TokenLayout) -> Float[Array, "b l t"]:
     """Norms of all tokens: before block 0, after every block, after the last LayerNorm."""
     del layout  # the order of the tokens is kept
-    streams = [trace.embedded, *(block.tokens for block in trace.blocks if block), trace.normed]
+    return jnp.concatenate([stream_norms(trace), l2_norm(trace.normed)[:, None]], axis=1)
+
+
+def stream_norms(trace: ViTTrace) -> Float[Array, "b l t"]:
+    """Norms of all tokens before block 0 and after every block."""
+    streams = [trace.embedded, *(block.tokens for block in trace.blocks if block)]
     return jnp.stack([l2_norm(stream) for stream in streams], axis=1)
 
 

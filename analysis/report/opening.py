@@ -15,7 +15,7 @@ _ANSWERS = {"found": "found in", "cannot tell": "undecided in", "not found": "no
 def sentences(
     results: Sequence[Json], models: Sequence[str], judgements: Sequence[Judgement]
 ) -> list[str]:
-    """What was measured, which models have outliers, and how the study's claims fare.
+    """What was measured, which models have outliers, and how published claims fare.
 
     Args:
       results: Of every analysis.
