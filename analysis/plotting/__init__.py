@@ -144,6 +144,14 @@ def _themed(svg: bytes) -> bytes:
     return svg.replace(b'<style type="text/css">', b'<style type="text/css">' + _THEME, 1)
 
 
+class _PlainPowers(LogFormatter):
+    """Labels of a logarithmic axis: 0.1 and 1000 as people write them, 1e-06 beyond."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        text = super().__call__(x, pos)
+        return f"{x:g}" if text and 1e-4 <= abs(x) < 1e5 else text
+
+
 @contextlib.contextmanager
 def _named(figure: Figure) -> Iterator[None]:
     """What names of files and models say is drawn as it is, or escaped; no font has all letters.
@@ -153,9 +161,9 @@ def _named(figure: Figure) -> Iterator[None]:
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
-                axis.set_major_formatter(LogFormatter())
+                axis.set_major_formatter(_PlainPowers())
             if isinstance(axis.get_minor_formatter(), LogFormatterMathtext):
-                axis.set_minor_formatter(LogFormatter())
+                axis.set_minor_formatter(_PlainPowers())
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         text.set_text(shown(text.get_text(), keep="\n").replace(_SHOWN, ""))

@@ -91,7 +91,9 @@ def test_all_norm_maps_share_one_scale_and_frame_the_largest(panel):
     maps = [np.full((3, 4), 1.0), np.full((3, 4), 2.0)]
     maps[1][2, 1] = 7.3
     image = ShownImage("a.png", np.zeros((48, 64, 3), np.uint8), maps)
-    figure = norm_maps_figure([image], ["one (0 registers)", "two (4 registers)"], ["a", "b"])
+    figure = norm_maps_figure(
+        [image], ["one (0 registers)", "two (4 registers)"], ["a", "b"], "after block 1"
+    )
     bar = figure.axes[-1]
     assert bar.get_ylim() == (0.0, 8.0)
     corners = {patch.get_xy() for patch in figure.axes[2].patches}

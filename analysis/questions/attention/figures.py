@@ -52,7 +52,7 @@ def maps_figure(
     with styled():
         heads = ["image", *queries]
         figure = new_figure(
-            _PANEL * len(heads) + 1.4,
+            max(_PANEL * len(heads) + 1.4, 5.0),
             _PANEL * len(images) + 1.0,
             f"{title}: attention of {block}, mean over the heads",
         )

@@ -61,7 +61,7 @@ class ShownImage(NamedTuple):
     name: str
     pixels: UInt8[np.ndarray, "h w 3"]
     maps: list[Float[np.ndarray, "gh gw"]]
-    """One map per model, in units of the model's median patch norm."""
+    """One map per model, in units of the model's median patch norm in that layer."""
 
 
 def by_layer_figure(panels: Sequence[NormPanel]) -> Figure:
@@ -148,15 +148,22 @@ def _draw_histogram(axis: Axes, panel: NormPanel, limits: tuple[float, float]) -
 
 
 def maps_figure(
-    images: Sequence[ShownImage], titles: Sequence[str], answers: Sequence[str]
+    images: Sequence[ShownImage], titles: Sequence[str], answers: Sequence[str], where: str
 ) -> Figure:
-    """Images beside the norms of their patches; the largest norms are framed."""
+    """Images beside the norms of their patches; the largest norms are framed.
+
+    Args:
+      images: A row each.
+      titles: Of the models.
+      answers: Whether they have outliers.
+      where: The layer in words.
+    """
     with styled():
         size, columns = 1.75, 1 + len(titles)
         figure = new_figure(
             max(4.6, size * columns + 1.0),
             size * len(images) + 1.0,
-            "Patch norms after the last block",
+            f"Patch norms {where}",
         )
         axes = figure.subplots(len(images), columns, squeeze=False)
         limit = round_up(max(float(values.max()) for image in images for values in image.maps))

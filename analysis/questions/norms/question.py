@@ -26,6 +26,7 @@ from regvit_jax.analysis.outliers.labels import (
     GROUP,
     STRONGEST,
     TENSOR_LABELS,
+    Labels,
     Marked,
     by_one_cut,
     find_labels,
@@ -66,7 +67,7 @@ class Summarised(NamedTuple):
     summary: NormSummary
     marked: Marked
     maps: dict[str, tuple[np.ndarray, np.ndarray]]
-    """Pixels and norm map (in medians) of the shown images, by name."""
+    """Of the shown images, by name: pixels, and norms in medians of each layer, (l, gh, gw)."""
 
 
 def keeps(subject: Subject, asked: Asked) -> dict[str, Keep]:
@@ -96,13 +97,14 @@ def measure(subject: Subject, kept: Kept, asked: Asked) -> Measured:
     closer = None if subject.is_twin else look_closer(subject, norms, labels, kept, asked)
     if closer is not None:
         numbers |= {(CLOSER.name, name): number for name, number in closer.numbers.items()}
-    last, shown = norms.patches(-2), kept["shown"]
-    median, rows = np.median(last), np.searchsorted(kept["norms"].indices, shown.indices)
+    shown = kept["shown"]
+    rows = np.searchsorted(kept["norms"].indices, shown.indices)
+    layers = (norms.patches(index) for index in range(norms.last + 1))
+    by_layer = np.stack([layer[rows] / np.median(layer) for layer in layers], axis=1)
+    by_image = zip(shown.indices.tolist(), shown.read("pixels"), by_layer, strict=True)
     maps = {
-        asked.images.named(index): (pixels, last[row].reshape(layout.grid) / median)
-        for index, row, pixels in zip(
-            shown.indices.tolist(), rows, shown.read("pixels"), strict=True
-        )
+        asked.images.named(index): (pixels, values.reshape(-1, *layout.grid))
+        for index, pixels, values in by_image
     }
     verdict = (labels.verdict.answer, labels.verdict.reason)
     return Measured(
@@ -289,17 +291,32 @@ def figures(models: Sequence[Model], asked: Asked) -> list[Drawn]:
 
 
 def _map_figures(checkpoints: Sequence[Model]) -> list[Drawn]:
-    found = [model.measured.drawn for model in checkpoints]
+    found: list[Summarised] = [model.measured.drawn for model in checkpoints]
+    telling = _telling(found)
+    layers = [telling.layer if telling else each.marked.norms.last for each in found]
     images = [
-        ShownImage(name, pixels, [each.maps[name][1] for each in found])
+        ShownImage(name, pixels, [e.maps[name][1][i] for e, i in zip(found, layers, strict=True)])
         for name, (pixels, _) in found[0].maps.items()
     ]
     if not images:
         return []
     titles = [model.subject.title for model in checkpoints]
-    figure = maps_figure(images, titles, [each.summary.answer for each in found])
-    caption = "Norms of the patches after the last block, all panels on one scale."
+    where = telling.where if telling else "after the last block"
+    figure = maps_figure(images, titles, [each.summary.answer for each in found], where)
+    why = ", where outliers are furthest out" if telling else ""
+    caption = f"Norms of the patches {where}{why}, all panels on one scale."
     return [Drawn("norm_maps", "Norm maps", caption, figure)]
+
+
+def _telling(found: Sequence[Summarised]) -> Labels | None:
+    """The labels of a model with outliers, in whose layer all models are shown: of those with the
+    fewest registers, the first. None where there is no such model, or depths differ.
+    """
+    marked = [each.marked for each in found]
+    having = [each for each in marked if each.labels.group is not None]
+    if not having or len({each.norms.last for each in marked}) > 1:
+        return None
+    return min(having, key=lambda each: each.norms.layout.num_registers).labels
 
 
 def _training_figures(models: Sequence[Model]) -> list[Drawn]:

@@ -36,7 +36,13 @@ class ProbePanel(NamedTuple):
 
 def kind_title(kind: str) -> str:
     """A kind of token in words."""
-    words = {"cls": "CLS", "cls_and_mean_register": "CLS + mean register"}
+    words = {
+        "cls": "CLS",
+        "cls_and_mean_register": "CLS + mean register",
+        "normal_patch_beside": "normal patch, same images",
+        "outliers_neighbour": "outlier's neighbour",
+        "outlier_in_block_0": "outlier, after block 0",
+    }
     return words.get(kind, kind.replace("_", " "))
 
 
