@@ -11,6 +11,7 @@ from typing import Any
 from regvit_jax.analysis.claims.evidence import Evidence
 from regvit_jax.analysis.claims.judgement import Judgement, judge_claims
 from regvit_jax.analysis.engine.results import read_complete
+from regvit_jax.analysis.engine.subjects import short_labels
 from regvit_jax.analysis.options import ReportOptions
 from regvit_jax.analysis.plotting import DPI
 from regvit_jax.analysis.report.assumptions import assumed_sentences
@@ -252,13 +253,17 @@ def plain_value(value: Any) -> str:
 
 
 def _sections(folders: Sequence[tuple[Path, Json]]) -> list[Section]:
-    """A section a folder; those of one analysis are told apart by their folders."""
-    names = [results["analysis"] for _, results in folders]
+    """A section a folder; those of one analysis are told apart by the ends of their folders."""
+    alike: dict[str, list[Path]] = {}
+    for folder, results in folders:
+        alike.setdefault(results["analysis"], []).append(folder)
+    ends = {name: enumerate(short_labels(paths), start=1) for name, paths in alike.items()}
     sections = []
-    for place, (folder, results) in enumerate(folders):
-        name, before = names[place], names[:place].count(names[place])
-        anchor = name if not before else f"{name}-{before + 1}"
-        addition = f" ({folder})" if names.count(name) > 1 else ""
+    for folder, results in folders:
+        name = results["analysis"]
+        number, end = next(ends[name])
+        anchor = name if number == 1 else f"{name}-{number}"
+        addition = f" ({end})" if len(alike[name]) > 1 else ""
         sections.append(_section(folder, results, anchor, addition))
     return sections
 

@@ -358,3 +358,13 @@ def test_runs_are_counted_where_there_are_several_with_each_number_of_registers(
         "Outlier tokens: found in 2 of 2 models without registers, 0 of 2 models with 4 registers "
         "(undecided in 1) and 0 of 1 untrained ones."
     )
+
+
+def test_sections_of_one_analysis_are_told_apart_by_the_ends_of_their_folders(tmp_path):
+    (tmp_path / "demo" / "pair").mkdir(parents=True)
+    folders = [write_results(tmp_path / "demo" / name) for name in ("norms", "pair/norms")]
+    contents = collect(ReportOptions(results=tuple(folders), out=tmp_path / "report.html"))
+    assert [section.heading for section in contents.sections] == [
+        "Token norms (demo/norms)",
+        "Token norms (pair/norms)",
+    ]
